@@ -3,10 +3,15 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 TOPICS := second_order
 STAGES := _build/stages.txt
-# nbgrader starts `alembic` from PATH; one thread per process keeps two processes from fighting over two cores.
+# The environment's programs come first: nbgrader starts `alembic` from PATH.
+# One thread per process keeps parallel processes from fighting over the cores.
 export PATH := $(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+
+BUILD_BOOK := jupyter-book build -W --keep-going .
+# $(call each,command): run an autograder command for every topic, and stop at the first that fails.
+each = for topic in $(TOPICS); do autograder $(1) $$topic || exit 1; done
 
 .DEFAULT_GOAL := course
 .PHONY: course setup frontend book release sample grade test lint lab measure bench clean
@@ -20,14 +25,14 @@ endef
 course:
 	@mkdir -p _build && rm -f $(STAGES)
 	$(call stage,environment,$(MAKE) --no-print-directory setup)
-	$(call stage,front end,$(MAKE) --no-print-directory frontend)
-	$(call stage,book,$(MAKE) --no-print-directory book)
-	$(call stage,release,$(MAKE) --no-print-directory release)
-	$(call stage,sample class,$(MAKE) --no-print-directory sample)
-	$(call stage,grading,$(MAKE) --no-print-directory grade)
+	$(call stage,front end,python -m steepest.explore.build)
+	$(call stage,book,$(BUILD_BOOK))
+	$(call stage,release,$(call each,release))
+	$(call stage,sample class,$(call each,sample))
+	$(call stage,grading,$(call each,grade))
 	@printf '\nThe book:  %s\n' '$(CURDIR)/_build/html/index.html'
 	@printf 'Assignments and kits:  %s and %s\n\n' '$(CURDIR)/autograder/release' '$(CURDIR)/autograder/kits'
-	@for topic in $(TOPICS); do $(BIN)/autograder table $$topic; done
+	@$(call each,table)
 	@printf '\nTime by stage:\n'; cat $(STAGES)
 
 setup: .venv/installed
@@ -40,34 +45,34 @@ setup: .venv/installed
 	@touch $@
 
 frontend: setup
-	@$(BIN)/python -m steepest.explore.build
+	@python -m steepest.explore.build
 
 book: setup frontend
-	@$(BIN)/jupyter-book build -W --keep-going .
+	$(BUILD_BOOK)
 
 release: setup
-	@for topic in $(TOPICS); do $(BIN)/autograder release $$topic || exit 1; done
+	@$(call each,release)
 
 sample: release
-	@for topic in $(TOPICS); do $(BIN)/autograder sample $$topic || exit 1; done
+	@$(call each,sample)
 
 grade: sample
-	@for topic in $(TOPICS); do $(BIN)/autograder grade $$topic || exit 1; done
+	@$(call each,grade)
 
 lint: setup
-	$(BIN)/ruff check .
+	ruff check .
 
 test: setup lint frontend book
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	python -m pytest -n 2 --dist loadscope
 
 lab: release
-	$(BIN)/jupyter lab --notebook-dir autograder/release
+	jupyter lab --notebook-dir autograder/release
 
 measure: setup
-	$(BIN)/python -m book.claims.measure --stale
+	python -m book.claims.measure --stale
 
 bench: setup frontend
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py; do python $$script || exit 1; done
 
 clean:
 	rm -rf _build build *.egg-info src/*.egg-info .pytest_cache .hypothesis .ruff_cache
