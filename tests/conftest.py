@@ -1,0 +1,22 @@
+"""What all suites share: the marker for GPU tests, and one browser for those that need it."""
+
+import pytest
+import torch
+
+from tests.browser import started_browser
+
+
+def pytest_collection_modifyitems(items):
+    """Skip GPU tests, counted and with a reason, where there is no GPU."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One browser for the session; without one the tests that need it are skipped."""
+    with started_browser() as running:
+        yield running
