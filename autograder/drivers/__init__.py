@@ -1,0 +1,1 @@
+"""How a solution to an exercise is run, one module a topic; learners get these too."""
