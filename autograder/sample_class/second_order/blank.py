@@ -1,0 +1,2 @@
+# %% [markdown]
+# The assignment handed in as it was released.

@@ -1,0 +1,2 @@
+# %% [markdown] damage={"missing": true}
+# The folder was handed in without the notebook.

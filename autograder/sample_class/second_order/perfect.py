@@ -1,0 +1,2 @@
+# %% [markdown] start="solved"
+# Every exercise solved, as in the solution file.
