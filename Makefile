@@ -65,8 +65,14 @@ lint: setup
 test: setup lint frontend book
 	python -m pytest -n 2 --dist loadscope
 
+# A working copy: releasing again must not touch what a learner has written.
 lab: release
-	jupyter lab --notebook-dir autograder/release
+	@for topic in $(TOPICS); do \
+		mkdir -p workspace/$$topic && cp -R autograder/release/$$topic/grader* workspace/$$topic/ && \
+		{ test -e workspace/$$topic/$$topic.ipynb || cp autograder/release/$$topic/$$topic.ipynb workspace/$$topic/; } \
+		|| exit 1; \
+	done
+	jupyter lab --notebook-dir workspace
 
 measure: setup
 	python -m book.claims.measure --stale

@@ -22,7 +22,8 @@ def drop_thebe_nodes(app: Sphinx, doctree: nodes.document, docname: str) -> None
 def finish_page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Add the figures' script and style where a page needs them, and repair it (event `html-page-context`)."""
     for kind in ("script_files", "css_files"):
-        context[kind] = [asset for asset in context[kind] if not _is_thebe(asset)]
+        # In place: these are the builder's own lists, to which the calls below add.
+        context[kind][:] = [asset for asset in context[kind] if not _is_thebe(asset)]
     body = context.get("body", "")
     context["body"] = body.replace(MISNAMED_FOLD, "<summary>")
     if ELEMENT in body:

@@ -107,7 +107,7 @@ def function_named(name):
 def test_a_page_is_served_from_its_own_origin_alone(open_page, server, page):
     opened, problems, requests = open_page(f"{server}/{page}.html")
     opened.wait_for_load_state("networkidle")
-    assert requests == []
+    assert [url for url in requests if not url.startswith(f"{server}/")] == []
     assert problems == []
 
 
@@ -143,7 +143,7 @@ def test_drawn_marks_equal_the_function(open_page, page, number):
         assert state_of(opened, number) == setting
         figure = fn(**setting)
         assert compare_figure(opened, number, figure, setting) > 0
-        assert caption_of(opened, number) == " ".join(figure.alt.split())
+        assert caption_of(opened, number).split() == figure.alt.split()
 
 
 @pytest.mark.parametrize(("page", "number"), FIGURES)
@@ -172,7 +172,7 @@ def test_every_control_works_by_keyboard_and_says_its_value(open_page, page, num
     figure.get_by_role("button", name="Reset").press("Enter")
     opened.wait_for_timeout(50)
     fn = function_named(figure_name(opened, number))
-    assert caption_of(opened, number) == " ".join(fn(**state_of(opened, number)).alt.split())
+    assert caption_of(opened, number).split() == fn(**state_of(opened, number)).alt.split()
 
 
 @pytest.mark.parametrize(("page", "number"), FIGURES)
