@@ -231,6 +231,16 @@ def test_the_check_compares_verdicts_and_writes_nothing(tmp_path, monkeypatch, c
     assert (tmp_path / "cpu.json").read_text() == text
 
 
+@pytest.mark.parametrize(("disturbed", "accepted"), [(1, True), (2, True), (3, False)])
+def test_the_check_forgives_a_disturbed_timing_but_no_turned_verdict(disturbed, accepted):
+    slopes = iter([1.0] * disturbed + [2.0] * 3)
+    claim = replace(make("second_order.1.1"), measure=lambda seed: {"slope": next(slopes)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "code_hash", lambda function: "hash")
+        different = measuring.check([claim], {claim.id: result(slope=2.0)}, say=lambda line: None)
+    assert different == ([] if accepted else [claim.id])
+
+
 def test_without_a_gpu_the_command_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert measuring.main(["--device", "cuda"]) == 2
