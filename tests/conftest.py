@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.browser import started_browser
+
+# The same examples on every run, so that a failure can be seen again; `--hypothesis-profile default` explores.
+settings.register_profile("reproducible", derandomize=True, deadline=None)
+settings.load_profile("reproducible")
 
 
 def pytest_collection_modifyitems(items):

@@ -47,6 +47,8 @@ def build(tmp_path, monkeypatch):
             buildername="html",
             confoverrides={
                 "extensions": ["myst_nb", "book.extensions.execution"],
+                # Said here because Sphinx keeps the suffixes of an earlier application in the same process.
+                "source_suffix": {".md": "myst-nb"},
                 "nb_execution_mode": "cache",
                 "nb_execution_cache_path": str(tmp_path / "cache"),
             },

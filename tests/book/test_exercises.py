@@ -20,7 +20,11 @@ def build(folder, text):
             outdir=folder / "out",
             doctreedir=folder / "doctrees",
             buildername="html",
-            confoverrides={"extensions": ["myst_parser", "book.extensions.exercises"]},
+            confoverrides={
+                "extensions": ["myst_parser", "book.extensions.exercises"],
+                # Said here because Sphinx keeps the suffixes of an earlier application in the same process.
+                "source_suffix": {".md": "markdown"},
+            },
             status=None,
             warning=stream,
         )

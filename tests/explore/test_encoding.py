@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steepest.explore import axis, contour, heatmap, line, panel
@@ -79,6 +79,7 @@ coordinate = st.one_of(st.floats(-1, 2), st.floats(-20, 20), st.floats(-1e200, 1
 
 
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=1, max_size=12))
+@example([(2.232929154881267e16, 0.0), (-1743128454603792.0, 0.0)])
 def test_every_vertex_of_a_cut_line_lies_on_the_line_and_within_the_extent(points):
     x, y = np.array(points).T
     xs, ys, index = cut_line(x, y, FRAME, EXTENT)

@@ -187,5 +187,12 @@ def _within(start: Point, end: Point, box: tuple[float, ...]) -> tuple[Point, Po
         enter, leave = max(enter, shares[0]), min(leave, shares[1])
     if enter >= leave:
         return None
-    first, last = (tuple(at + share * (to - at) for at, to in zip(start, end, strict=True)) for share in (enter, leave))
+    # Ends are kept in the box: at 1e16 times its size a crossing is rounded to more than the box's width.
+    first, last = (
+        tuple(
+            min(max(at + share * (to - at), low), high)
+            for at, to, low, high in zip(start, end, box[::2], box[1::2], strict=True)
+        )
+        for share in (enter, leave)
+    )
     return (start if enter == 0 else first), (end if leave == 1 else last)
