@@ -1,16 +1,12 @@
 """The record's machinery: reproducible draws, redraws, float64 and casting, versions, faulty records."""
 
 import dataclasses
-import doctest
-import importlib
 import math
-import pkgutil
 
 import numpy as np
 import pytest
 import torch
 
-import autograder.client
 from autograder.client.observe import call, observe
 from autograder.exercise import Exercise, ExerciseError, Misconception
 from autograder.exercises import load, topics
@@ -205,16 +201,3 @@ def test_separation_is_at_least_one_hundred_tolerances():
                 for case in cases
             ]
             assert max(gaps) > 0 and not any(math.isnan(gap) for gap in gaps)
-
-
-MODULES = [
-    "autograder.exercise",
-    "autograder.exercises",
-    "autograder.kit",
-    *(f"autograder.client.{module.name}" for module in pkgutil.iter_modules(autograder.client.__path__)),
-]
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name):
-    assert doctest.testmod(importlib.import_module(name)).failed == 0

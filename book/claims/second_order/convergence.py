@@ -111,8 +111,8 @@ def judge_adaptation(values: Values) -> Verdict:
     exponent = values["exponent p of step ~ curvature^p at equal slopes"]
     change = values["change of the loss along a direction of negative curvature"]
     sentence = (
-        f"At equal slopes the step along an eigendirection goes as curvature^{number(exponent, 3)}, over "
-        f"curvatures that differ by a factor of {number(values['largest over smallest curvature'])}; along a "
+        f"At equal slopes the step along an eigendirection goes as the curvature to the power {number(exponent, 3)}, "
+        f"over curvatures that differ by a factor of {number(values['largest over smallest curvature'])}; along a "
         f"direction of negative curvature the step changes the loss by {change:+.2f}, that is "
         f"{'uphill, so the curvature must be positive' if change > 0 else 'downhill'}."
     )

@@ -31,7 +31,7 @@ def judge_entries(values: Values) -> Verdict:
     """Holds if the bytes grow with the square of the dimension."""
     exponent = values["exponent p of bytes ~ D^p"]
     sentence = (
-        f"The Hessian's bytes in float32 grow as D^{number(exponent, 3)}, from "
+        f"The Hessian's bytes in float32 grow as D to the power {number(exponent, 3)}, from "
         f"{decimal_bytes(values['bytes of the Hessian'][0])} at D = {values['dimensions'][0]} to "
         f"{decimal_bytes(values['bytes of the Hessian'][-1])} at D = {values['dimensions'][-1]:,}; of its entries "
         f"{values['distinct entries at the largest dimension, by symmetry']:,} are distinct there, by symmetry."
@@ -88,7 +88,7 @@ def judge_inversion(values: Values) -> Verdict:
     exponent, growth = values["exponent p of time ~ D^p"], values["time over the time at the smallest dimension"]
     sentence = (
         f"From D = {values['dimensions'][0]} to D = {values['dimensions'][-1]:,} the time to invert grows "
-        f"{number(growth[-1])} times, as D^{number(exponent)}; one doubling more would cost about "
+        f"{number(growth[-1])} times, as D to the power {number(exponent)}; one doubling more would cost about "
         f"{number(2**exponent)} times as much."
     )
     return Verdict(HOLDS if 2.4 < exponent < 3.6 else FAILS, sentence)

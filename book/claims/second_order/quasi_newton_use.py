@@ -39,8 +39,9 @@ def judge_memory(values: Values) -> Verdict:
     """Holds if L-BFGS grows as m and as D, and BFGS as D²."""
     exponents = [values[f"exponent in {name}"] for name in ("D, L-BFGS", "m, L-BFGS", "D, BFGS")]
     sentence = (
-        f"The state of L-BFGS grows as D^{number(exponents[0], 3)} and m^{number(exponents[1], 3)}, that of BFGS "
-        f"as D^{number(exponents[2], 3)}: at D = {values['dimensions D'][-1]:,} and m = 10, "
+        f"The state of L-BFGS grows as D to the power {number(exponents[0], 3)} and m to the power "
+        f"{number(exponents[1], 3)}, that of BFGS as D to the power {number(exponents[2], 3)}: "
+        f"at D = {values['dimensions D'][-1]:,} and m = 10, "
         f"{decimal_bytes(values['bytes of L-BFGS over D, m = 10'][-1])} against "
         f"{decimal_bytes(values['bytes of BFGS over D'][-1])} (float64)."
     )
