@@ -71,12 +71,12 @@ def with_losses(points: list[torch.Tensor], hessian: torch.Tensor) -> tuple[np.n
 
 @lru_cache(maxsize=256)
 def level_lines(condition: float, rotation: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (41,) of a grid over the frame and the root of the loss (41, 41) on it.
+    """Coordinates (61,) of a grid over the frame and the root of the loss (61, 61) on it.
 
     The root has the same level lines and rises evenly from the valley's floor, so that lines interpolated
     between grid points stay smooth where the valley is narrow.
     """
-    grid = np.linspace(-REACH, REACH, 41)
+    grid = np.linspace(-REACH, REACH, 61)
     hessian = quadratic(condition, rotation).numpy()
     points = np.stack(np.meshgrid(grid, grid), axis=-1)
     return grid, np.sqrt(0.5 * np.einsum("yxi,ij,yxj->yx", points, hessian, points))
@@ -110,7 +110,7 @@ def whole_descent(condition: float, rotation: float, rate: float, noise: bool):
         paths.append(line(points[:, 0], points[:, 1], depends=[*varies[name], "rotation"], **options))
         # The problem, its start and its noise turn together, so that rotation can't change a loss.
         curves.append(line(np.arange(STEPS + 1), np.maximum(losses, LOSS_FLOOR), depends=varies[name], **options))
-    levels = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
+    levels = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
     return figure(
         panel(
             contour(grid, grid, root, levels=np.sqrt(levels), depends=["condition", "rotation"]),
@@ -167,7 +167,7 @@ def descent_figure():
     return explore(
         descent,
         condition=stops([1, 3, 10, 30, 100, 1000], default=100, label="condition number κ"),
-        rotation=stops([0, 30, 60, 90], default=30, label="rotation", unit="°"),
+        rotation=stops([0, 30, 60], default=30, label="rotation", unit="°"),
         rate=stops([0.1, 0.3, 1, 1.5, 1.8, 2, 2.1, 3, 4], default=1.8, label="learning rate", unit="/ λₘₐₓ"),
         noise=switch(False, label="gradient noise"),
         step=stops([*range(10), *range(10, 20, 2), *range(20, STEPS + 1, 5)], default=STEPS, label="step", play=True),
