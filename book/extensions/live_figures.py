@@ -5,6 +5,8 @@ configuration the stock set-up emits twice, a SyntaxError on every page), and th
 hidden cells, which says something else than the words on them.
 """
 
+import re
+
 from docutils import nodes
 from sphinx.application import Sphinx
 
@@ -31,6 +33,21 @@ def finish_page(app: Sphinx, pagename: str, templatename: str, context: dict, do
         app.add_css_file("explore.css")
 
 
+def without_script(html: str, name: str) -> str:
+    """The HTML without the script elements whose source ends in `name`, a query aside; a filter for templates.
+
+    >>> without_script('<link/><script defer src="a/icons.js?v=1"></script><script src="b.js"></script>', "icons.js")
+    '<link/><script src="b.js"></script>'
+    """
+    return re.sub(rf'<script[^>]*\ssrc="(?:[^"]*/)?{re.escape(name)}(?:\?[^"]*)?"[^>]*></script>', "", html)
+
+
+def add_filters(app: Sphinx) -> None:
+    """Give the templates their filter (event `builder-inited`)."""
+    if app.builder.format == "html":
+        app.builder.templates.environment.filters["without_script"] = without_script
+
+
 def _is_thebe(asset) -> bool:
     body = getattr(asset, "attributes", {}).get("body") or ""
     return "thebe" in str(getattr(asset, "filename", asset)) or "THEBE" in body
@@ -38,6 +55,7 @@ def _is_thebe(asset) -> bool:
 
 def setup(app: Sphinx) -> dict:
     """Register the extension."""
+    app.connect("builder-inited", add_filters)
     app.connect("doctree-resolved", drop_thebe_nodes, priority=900)
     # After the handlers that put assets there.
     app.connect("html-page-context", finish_page, priority=900)
