@@ -72,7 +72,7 @@ lab: release
 		{ test -e workspace/$$topic/$$topic.ipynb || cp autograder/release/$$topic/$$topic.ipynb workspace/$$topic/; } \
 		|| exit 1; \
 	done
-	jupyter lab --notebook-dir workspace
+	jupyter lab --notebook-dir workspace $(if $(filter 0,$(shell id -u)),--allow-root)
 
 measure: setup
 	python -m book.claims.measure --stale
