@@ -1,6 +1,5 @@
 """Grading a class: gate, run and judge each submission, enter it into nbgrader, record what became of it."""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import nbformat
 from autograder.assignment import Assignment, Outcome
 from autograder.child import InfrastructureFailure
 from autograder.course import ConverterFailed, Course, convert, open_gradebook
-from autograder.gate import Admitted, NotGradable, admit, read_submission
+from autograder.gate import Admitted, NotGradable, admit, read_submission, read_timestamp
 from autograder.records import FAILED, NOT_GRADABLE, Record, forget, load_records, record_of, save
 
 
@@ -24,6 +23,7 @@ class Prepared:
     record: Record
     admitted: Admitted
     outcome: Outcome
+    timestamp: str = ""
 
 
 def grade_class(
@@ -105,8 +105,10 @@ def prepare(assignment: Assignment, student: str, known: Record | None) -> Prepa
     about = {"round": assignment.round}
     try:
         about["key"] = assignment.key(b"no notebook")
-        content = read_submission(course.submission(topic, student), f"{topic}.ipynb")
-        about["key"] = assignment.key(content)
+        folder = course.submission(topic, student)
+        content, timestamp = read_submission(folder, f"{topic}.ipynb"), read_timestamp(folder)
+        # The timestamp counts too: it decides whether nbgrader takes the submission for late.
+        about["key"] = assignment.key(content + timestamp.encode())
         if known is not None and is_current(course, known, about["key"]):
             return known
         admitted = admit(content, assignment.release)
@@ -117,7 +119,7 @@ def prepare(assignment: Assignment, student: str, known: Record | None) -> Prepa
     except InfrastructureFailure as reason:
         return Record(student, topic, FAILED, str(reason), round=assignment.round)
     record = record_of(student, topic, outcome, admitted.repairs, seconds=outcome.seconds, **about)
-    return Prepared(record, admitted, outcome)
+    return Prepared(record, admitted, outcome, timestamp)
 
 
 def is_current(course: Course, known: Record, key: str) -> bool:
@@ -143,9 +145,8 @@ def enter(assignment: Assignment, prepared: Prepared) -> Record:
         folder = Path(staging) / student / topic
         folder.mkdir(parents=True)
         nbformat.write(prepared.admitted.notebook, folder / f"{topic}.ipynb")
-        timestamp = assignment.course.submission(topic, student) / "timestamp.txt"
-        if timestamp.is_file() and not timestamp.is_symlink():
-            shutil.copyfile(timestamp, folder / "timestamp.txt")
+        if prepared.timestamp:
+            (folder / "timestamp.txt").write_text(prepared.timestamp)
         try:
             convert(
                 assignment.course,

@@ -172,6 +172,9 @@ def run_feedback(course: Course, options) -> int:
 
 
 def run_export(course: Course, options) -> int:
+    # nbgrader would write a table without rows, or make a new gradebook.
+    if not course.released(options.topic).exists():
+        raise LookupError(f"{options.topic} is not released in {course.root}")
     target = (options.to or course.root / "grades.csv").resolve()
     export(course, options.topic, target)
     print(f"grades in {target}")

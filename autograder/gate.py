@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from nbgrader.utils import parse_utc
 
 MAX_BYTES = 10 * 2**20
+MAX_TIMESTAMP = 100  # bytes
 CELL_TYPES = ("code", "markdown", "raw")
 CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -62,6 +64,26 @@ def read_submission(folder: Path, filename: str) -> bytes:
             f"{filename} is larger than {MAX_BYTES // 2**20} MiB; clear its outputs and hand in again"
         )
     return content
+
+
+def read_timestamp(folder: Path) -> str:
+    """The hand-in time that nbgrader's exchange leaves in `folder/timestamp.txt`; '' where there is none.
+
+    Raises:
+        NotGradable: The file holds something else. Without its time nobody can say whether a submission is late.
+    """
+    path = folder / "timestamp.txt"
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        content = file.read(MAX_TIMESTAMP)
+    try:
+        text = content.decode().strip()
+        if text:
+            parse_utc(text)
+    except (ValueError, OverflowError):
+        raise NotGradable("timestamp.txt does not hold a time such as 2026-11-24 10:00:00 UTC") from None
+    return text
 
 
 def parse_notebook(content: bytes) -> nbformat.NotebookNode:

@@ -89,6 +89,7 @@ def test_options_reach_grading(course, run, monkeypatch):
         (["grade", "unheard_of"], "unheard_of is not released"),
         (["release", "unheard_of"], "unheard_of.py"),
         (["sample", "unheard_of"], "no sample class"),
+        (["export", "unheard_of"], "unheard_of is not released"),
         (["table", "unheard_of"], "nothing of unheard_of has been graded"),
         (["grade", TOPIC, "--student", "zed"], "no submission of second_order from: zed"),
     ],

@@ -306,6 +306,28 @@ def test_only_what_changed_is_graded_again(course, graded):
     assert len(graded) == 6
 
 
+def test_a_corrected_hand_in_time_is_entered(course, graded):
+    stamp = submit(course, "ada", notebook_of(course)).with_name("timestamp.txt")
+    times = []
+    for text in ("2026-11-20 10:00:00 UTC", "2026-11-24 10:00:00 UTC"):
+        stamp.write_text(text)
+        grade_class(Assignment(course, TOPIC))
+        with gradebook(course) as book:
+            times.append(book.find_submission(TOPIC, "ada").timestamp)
+    assert [time.day for time in times] == [20, 24]
+
+
+@pytest.mark.parametrize("content", [b"yesterday at noon", b"\xff\xfe\x00", b"2026-11-24 " * 100])
+def test_unreadable_hand_in_time_is_refused_until_it_is_mended(course, graded, content):
+    stamp = submit(course, "ada", notebook_of(course)).with_name("timestamp.txt")
+    stamp.write_bytes(content)
+    record = grade_class(Assignment(course, TOPIC))["ada"]
+    assert (record.status, record.score) == (NOT_GRADABLE, None)
+    assert "timestamp.txt" in record.reason
+    stamp.unlink()
+    assert grade_class(Assignment(course, TOPIC))["ada"].status == GRADED
+
+
 def test_a_new_gradebook_is_filled_again(course, graded):
     submit(course, "ada", notebook_of(course))
     grade_class(Assignment(course, TOPIC))

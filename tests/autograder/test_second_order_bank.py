@@ -105,6 +105,23 @@ def test_an_unwritten_solution_names_nobody(exercise, kind):
     assert {v.message for result in diagnosis.per_case for v in result.violations} == {"not implemented yet"}
 
 
+@pytest.mark.parametrize(
+    ("handled", "name"),
+    [(lambda steps, products: len(steps) > 0, "0 pairs"), (lambda steps, products: (products != 0).all(), "with none")],
+)
+def test_hidden_cases_ask_for_an_empty_history_and_for_pairs_without_curvature(handled, name):
+    exercise = next(each for each in EXERCISES if each.name == "lbfgs_direction")
+
+    def solution(gradient, steps, changes):
+        right = exercise.reference(gradient, steps, changes)
+        return right if handled(steps, (steps * changes).sum(dim=1)) else torch.full_like(right, torch.nan)
+
+    for seed in range(20):
+        cases = exercise.cases(seed, "hidden")
+        diagnosis = exercise.diagnose(cases, [observe(exercise.driver, solution, case.inputs) for case in cases])
+        assert [name in result.name for result in diagnosis.per_case if result.violations] == [True]
+
+
 def test_the_newton_loop_reports_linear_convergence():
     exercise = EXERCISES[-1]
     half = next(each for each in exercise.misconceptions if each.name == "half steps")

@@ -22,31 +22,35 @@ def reference(gradient, steps, gradient_changes):
 
 
 def sample(generator, kind):
-    """Pairs from a quadratic, y = A s; in some of them y is turned round."""
+    """Pairs from a quadratic, y = A s; in some of them y is turned round, in some orthogonal to s."""
     plans = {
-        "public": [  # D, m, indexes of pairs with negative curvature
-            (3, 0, (), 1.0, "float64", "contiguous"),
-            (4, 3, (), 1.0, "float64", "contiguous"),
-            (5, 4, (1, 3), 1.0, "float64", "contiguous"),
-            (6, 3, (), 1.0, "float32", "contiguous"),
+        "public": [  # D, m, indexes of pairs with negative curvature, and with none
+            (3, 0, (), (), 1.0, "float64", "contiguous"),
+            (4, 3, (), (), 1.0, "float64", "contiguous"),
+            (5, 4, (1, 3), (), 1.0, "float64", "contiguous"),
+            (6, 3, (), (), 1.0, "float32", "contiguous"),
         ],
         "hidden": [
-            (1, 1, (), 1.0, "float64", "contiguous"),
-            (8, 5, (2, 4), 1.0, "float64", "strided"),
-            (6, 4, (), 1e-2, "float32", "strided"),
-            (4, 2, (0, 1), 1.0, "float64", "contiguous"),
+            (1, 1, (), (), 1.0, "float64", "contiguous"),
+            (8, 5, (2, 4), (), 1.0, "float64", "strided"),
+            (6, 4, (), (), 1e-2, "float32", "strided"),
+            (4, 2, (0,), (1,), 1.0, "float64", "contiguous"),
+            (2, 0, (), (), 1.0, "float32", "contiguous"),
         ],
     }
-    for size, pairs, negative, scale, dtype, layout in plans[kind]:
+    for size, pairs, negative, flat, scale, dtype, layout in plans[kind]:
         steps = vectors(generator, pairs, size)
         changes = 3 * steps @ symmetric(generator, positive(generator, size, condition=8.0))
         changes[list(negative)] *= -1
+        for index in flat:  # no entry of s meets one of y, so their product is 0 in any order of summation
+            steps[index, 1:] = changes[index, :1] = 0
         inputs = {
             "gradient": vectors(generator, size, scale=scale),
             "steps": scale * steps,
             "gradient_changes": scale * changes,
         }
         skipped = f", {len(negative)} of them with negative curvature" if negative else ""
+        skipped += f", {len(flat)} with none" if flat else ""
         yield case(f"D = {size}, {pairs} pair{'s' * (pairs != 1)}{skipped}", inputs, dtype, layout)
 
 
