@@ -1,1 +1,1 @@
-"""The live figures of the pages: one module for each page, functions that call `steepest`."""
+"""The live figures of the pages: a module for each figure or two that share runs, and what these share."""

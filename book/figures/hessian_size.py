@@ -1,6 +1,5 @@
 """The memory that a Hessian takes and the time of its factorization, against the number of parameters."""
 
-
 import math
 
 import numpy as np

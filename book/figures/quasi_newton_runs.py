@@ -130,6 +130,12 @@ def arrival(name: str, trace: Trace) -> int | None:
 
 
 def along(evaluate: Callable, point: torch.Tensor, direction: torch.Tensor) -> Callable:
+    """A loss on the ray from `point` (D,) along `direction` (D,), in the form that `strong_wolfe` searches.
+
+    `evaluate` gives the loss and its gradient (D,) at a point. The result maps a step size, in multiples of
+    `direction`, to the loss, its derivative in the step size, and the gradient (D,).
+    """
+
     def value_and_slope(step_size: float) -> tuple[float, float, torch.Tensor]:
         value, gradient = evaluate(point + step_size * direction)
         return value, (gradient @ direction).item(), gradient
