@@ -57,9 +57,9 @@ def judge_rates(values: Values) -> Verdict:
     strong, convex = values["slope of SGD on x²/2, rate 1/k"], values["slope of SGD on |x|, rate 1/√k"]
     factor, predicted = values["factor per step of gradient descent"], values["(κ − 1)/(κ + 1)"]
     sentence = (
-        f"With noisy gradients the mean loss falls as k^{number(strong)} on a strongly convex function and as "
-        f"k^{number(convex)} on one that is only convex (slopes over {values['steps']:,} steps, {values['runs']:,} "
-        "runs). Without noise gradient descent on a quadratic with condition number "
+        f"With noisy gradients the mean loss falls as k to the power {number(strong)} on a strongly convex function "
+        f"and to the power {number(convex)} on one that is only convex (slopes over {values['steps']:,} steps, "
+        f"{values['runs']:,} runs). Without noise gradient descent on a quadratic with condition number "
         f"{number(values['condition number'])} multiplies its error by {number(factor, 3)} a step; "
         f"(κ − 1)/(κ + 1) is {number(predicted, 3)}."
     )
