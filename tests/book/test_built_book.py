@@ -224,6 +224,15 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(open_page, page):
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_print_cuts_no_code_off(open_page, page):
+    opened, _, _ = open_page(address(page), viewport={"width": 700, "height": 1000})
+    opened.emulate_media(media="print")
+    opened.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    cut = "[...document.querySelectorAll('.bd-article pre')].filter(code => code.scrollWidth > code.clientWidth + 1)"
+    assert opened.evaluate(f"{cut}.map(code => code.textContent.slice(0, 60))") == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_pictures_have_alt_texts(open_page, page):
     opened, _, _ = open_page(address(page))
     alts = opened.evaluate("[...document.querySelectorAll('.bd-article img')].map(image => image.alt)")

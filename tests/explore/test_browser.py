@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from steepest.explore import build, until_divergence
+from steepest.explore import axis, build, explore, figure, line, panel, until_divergence
 from tests.browser import (
     caption_of,
     drawn_bars,
@@ -163,6 +163,20 @@ def test_keys_do_not_leave_the_figure(page):
     page.evaluate("() => { window.heard = 0; document.addEventListener('keydown', () => window.heard++); }")
     page.get_by_label("learning rate").press("ArrowLeft")
     assert page.evaluate("window.heard") == 0
+
+
+def test_no_two_stops_of_a_slider_read_alike(page, monkeypatch):
+    monkeypatch.setenv("STEEPEST_STATIC", "1")
+    decays = [0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999]
+    axes = {"x": axis("x", domain=(0, 1)), "y": axis("y", domain=(0, 1))}
+    shown = explore(lambda decay: figure(panel(line([0, 1], [0, decay]), **axes), alt=f"{decay}"), decay=decays)
+    page.evaluate("html => document.querySelector('main').insertAdjacentHTML('beforeend', html)", shown.html)
+    slider = page.locator("steepest-figure.steepest-alive [data-control=decay]")
+    read = []
+    for _ in decays:
+        read.append(slider.get_attribute("aria-valuetext"))
+        slider.press("ArrowRight")
+    assert read == [str(decay) for decay in decays]
 
 
 def test_reset_returns_to_the_default_state(page):

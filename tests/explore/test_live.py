@@ -109,6 +109,14 @@ def test_two_figures_keep_their_own_controls(live):
     assert drawn(other)[1] == ["other parabola of width 1.50"] and live.width == 10.0
 
 
+def test_a_figure_without_controls_bears_changes_of_other_traits(monkeypatch):
+    monkeypatch.delenv("STEEPEST_STATIC", raising=False)
+    live = explore(lambda: parabola(3, 3, "fixed", False))
+    live.layout = ipywidgets.Layout(width="400px")
+    assert live.error == "" and live._answers == 1 and drawn(live)[1] == ["fixed parabola of width 3.00"]
+    live.close()
+
+
 def test_names_that_every_widget_has_are_refused():
     with pytest.raises(ValueError, match="can't be named 'layout'"):
         explore(lambda layout: None, layout=stops([1, 2]))

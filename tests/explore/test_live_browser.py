@@ -145,6 +145,20 @@ def test_a_change_in_the_kernel_moves_the_control(page, figure):
     assert page.locator("output").nth(1).inner_text() == "0.05 1/s"
 
 
+def test_a_control_that_the_kernel_moves_while_the_reader_moves_another_keeps_its_value(page, figure):
+    # As an observer in the notebook does that ties two controls together.
+    figure.observe(lambda change: setattr(figure, "condition", 30), "rate")
+    page.evaluate(
+        """() => { const slider = document.querySelector('[data-control=rate]');
+            for (let i = 0; i < 9; i++) { slider.value = i * 0.05; slider.dispatchEvent(new Event('input')); } }"""
+    )
+    page.wait_for_function("() => window.asked.length === 2")
+    settled(page, figure)
+    assert figure.condition == 30
+    assert page.locator("output").nth(0).inner_text() == "30"
+    assert all(wish.keys() == {"rate"} for wish in page.evaluate("() => window.asked"))
+
+
 def test_errors_are_shown_in_the_figure_and_pass(page, figure):
     page.evaluate("() => window.receive({error: 'ValueError: too wide', _answers: 100})")
     alert = page.get_by_role("alert")

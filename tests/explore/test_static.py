@@ -1,6 +1,7 @@
 """The figure as it stands in the built book, and its picture."""
 
 import base64
+import functools
 import gzip
 import io
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steepest.explore import axis, build, explore, figure, line, panel
+from steepest.explore import axis, build, contour, explore, figure, line, panel
 from steepest.explore.encoding import dequantise
 from steepest.explore.fallback import picture
 from steepest.explore.packing import unpack
@@ -60,6 +61,13 @@ def test_alt_text_and_names_are_escaped(static):
     assert 'alt="a &lt; &quot;b&quot; &amp; c"' in html and "&lt;locals&gt;" in html
 
 
+def test_a_callable_without_a_name_serves(static):
+    def fn(height, a):
+        return figure(panel(line([0], [height]), x=axis("x", domain=(0, 1)), y=axis("y", domain=(0, 1))), alt=f"{a}")
+
+    assert "functools.partial" in explore(functools.partial(fn, 0.5), a=[1, 2]).html
+
+
 def test_the_build_loads_no_widget_machinery():
     code = (
         "import sys; from tests.explore import sample; from steepest.explore import explore;"
@@ -93,6 +101,15 @@ def test_the_picture_of_every_kind_of_mark_is_compact():
     pixels = decoded(uri)
     assert near(pixels, DIVERGING[0], 40) > 50 and near(pixels, DIVERGING[-1], 40) > 50
     assert near(pixels, SERIES[3].light) > 500
+
+
+def test_level_lines_look_alike_above_and_below_zero():
+    def drawn(shift):
+        field = contour([0, 1], [0, 1], np.array([[-2, 0], [0, 2]]) + shift, [shift - 1, shift + 1])
+        axes = {"x": axis("x", domain=(0, 1)), "y": axis("y", domain=(0, 1))}
+        return decoded(picture(figure(panel(field, **axes), alt="levels"), {}))
+
+    assert (drawn(-5) == drawn(5)).all()
 
 
 def test_front_end_and_python_agree_on_the_palette():

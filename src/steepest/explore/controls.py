@@ -136,7 +136,7 @@ def read_controls(fn: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [name for name in given if name not in parameters and not takes_any]
     if unknown:
-        raise TypeError(f"{_name_of(fn)} has no parameter {_listed(unknown)}: its parameters are {_listed(parameters)}")
+        raise TypeError(f"{name_of(fn)} has no parameter {_listed(unknown)}: its parameters are {_listed(parameters)}")
     optional = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     missing = [
         name
@@ -144,7 +144,7 @@ def read_controls(fn: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
         if name not in given and parameter.default is parameter.empty and parameter.kind not in optional
     ]
     if missing:
-        raise TypeError(f"{_name_of(fn)} needs a control for its parameter {_listed(missing)}: pass one to explore")
+        raise TypeError(f"{name_of(fn)} needs a control for its parameter {_listed(missing)}: pass one to explore")
     controls = {}
     for name, control in given.items():
         control = _as_control(name, control)
@@ -204,7 +204,8 @@ def _unevenness(values: list[float]) -> float:
     return max(gaps) / min(gaps)
 
 
-def _name_of(fn: Callable[..., Any]) -> str:
+def name_of(fn: Callable[..., Any]) -> str:
+    """What to call `fn`: its qualified name, or how it shows itself where it has none (a partial, say)."""
     return getattr(fn, "__qualname__", repr(fn))
 
 

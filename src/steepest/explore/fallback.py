@@ -103,7 +103,9 @@ def _draw_contour(axes: Axes, mark: Mark, state: State) -> None:
     for name, count in (("x", columns), ("y", rows)):
         space = np.geomspace if getattr(axes, f"get_{name}scale")() == "log" else np.linspace
         coordinates.append(space(*mark.arrays[name], count))
-    axes.contour(*coordinates, mark.arrays["z"], levels=mark.options["levels"], colors=RULE, linewidths=0.7)
+    # Given, because matplotlib dashes the lines of negative levels; a dash stands for a series here.
+    look = {"colors": RULE, "linewidths": 0.7, "linestyles": "solid"}
+    axes.contour(*coordinates, mark.arrays["z"], levels=mark.options["levels"], **look)
 
 
 def _draw_heatmap(axes: Axes, mark: Mark, state: State) -> None:

@@ -53,7 +53,9 @@ class LiveFigure(anywidget.AnyWidget):
         self._controls = [_live_header(name, control) for name, control in controls.items()]
         self.add_traits(**{name: _trait(control) for name, control in controls.items()})
         self._show()
-        self.observe(self._show, names=list(controls))
+        # No names at all would mean all traits to traitlets, those that _show sets included.
+        if controls:
+            self.observe(self._show, names=list(controls))
 
     @property
     def state(self) -> State:

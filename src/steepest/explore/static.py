@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from html import escape
 
-from .controls import Control, default_state
+from .controls import Control, default_state, name_of
 from .fallback import picture
 from .grid import evaluate
 from .packing import pack_within
@@ -20,7 +20,7 @@ class StaticFigure:
         data = pack_within(grid, byte_budget)
         image = picture(grid.template, default_state(controls))
         self.html = (
-            f'<steepest-figure data-figure="{escape(f"{fn.__module__}:{fn.__qualname__}")}">'
+            f'<steepest-figure data-figure="{escape(f"{fn.__module__}:{name_of(fn)}")}">'
             f'<img class="steepest-fallback" src="{image}" alt="{escape(grid.template.alt)}">'
             f'<script type="text/plain" class="steepest-data">{data}</script>'
             "</steepest-figure>"

@@ -22,6 +22,7 @@ class Slider {
     // Between stops only in a live kernel, and never where the stops are all the whole numbers there are.
     const dense = header.integer && values.at(-1) - values[0] === values.length - 1;
     this.fine = live && !dense;
+    this.digits = digitsFor(values);
     this.input = html("input", { type: "range", id, min: 0, max: values.length - 1, step: this.fine ? 0.05 : 1, "data-control": name });
     this.output = html("output", { for: id, "aria-live": "off" });
     this.element = html("div", { class: "steepest-control steepest-slider" }, html("label", { for: id }, label), this.output, this.input);
@@ -41,7 +42,7 @@ class Slider {
     if (Number.isInteger(position)) return values[position];
     const [start, end, share] = [values[low], values[low + 1], position - low];
     const value = log ? start * (end / start) ** share : start + share * (end - start);
-    return integer ? Math.round(value) : Number(value.toPrecision(6));
+    return integer ? Math.round(value) : Number(value.toPrecision(this.digits + 2));
   }
 
   positionOf(value) {
@@ -64,7 +65,7 @@ class Slider {
   }
 
   show() {
-    const text = formatNumber(this.value) + withSpace(this.header.unit);
+    const text = formatNumber(this.value, this.digits) + withSpace(this.header.unit);
     this.output.textContent = text;
     this.input.setAttribute("aria-valuetext", text);
     const last = this.header.values.length - 1;
@@ -187,6 +188,15 @@ class Select {
   }
 
   stop() {}
+}
+
+// Fewest significant digits, four or more, that move no stop noticeably towards its neighbours: 0.99999 must not read 1.
+function digitsFor(values) {
+  const gap = Math.min(...values.slice(1).map((value, i) => value - values[i]));
+  for (let digits = 4; digits < 15; digits++) {
+    if (values.every((value) => Math.abs(Number(value.toPrecision(digits)) - value) < gap / 20)) return digits;
+  }
+  return 15;
 }
 
 // A degree sign stands at its number; other units keep a space.

@@ -5,19 +5,25 @@ import { FigureView } from "./figure.js";
 function render({ model, el }) {
   const controls = model.get("_controls");
   const names = controls.map((header) => header.name);
+  const values = () => Object.fromEntries(names.map((name) => [name, model.get(name)]));
+  const known = values();
   let asked = false;
-  let waiting = null;
+  let waiting = false;
 
-  const ask = (state) => {
+  const ask = () => {
     // One question at a time: while the kernel computes, only the newest wish is kept.
     if (asked) {
-      waiting = state;
+      waiting = true;
       return;
     }
-    const changed = names.filter((name) => model.get(name) !== state[name]);
+    const state = view.state;
+    const changed = names.filter((name) => known[name] !== state[name]);
     if (!changed.length) return;
     asked = true;
-    for (const name of changed) model.set(name, state[name]);
+    for (const name of changed) {
+      known[name] = state[name];
+      model.set(name, state[name]);
+    }
     model.save_changes();
   };
 
@@ -25,8 +31,16 @@ function render({ model, el }) {
   el.append(view.element);
   view.connect();
 
-  const values = () => Object.fromEntries(names.map((name) => [name, model.get(name)]));
-  const follow = () => !asked && view.place(values());
+  // The kernel may move a control while the reader moves another; what the reader has moved since stays.
+  const follow = () => {
+    for (const name of names) {
+      const value = model.get(name);
+      if (value === known[name]) continue;
+      const untouched = view.state[name] === known[name];
+      known[name] = value;
+      if (untouched) view.place({ [name]: value });
+    }
+  };
   const show = () => {
     const block = model.get("_block");
     const error = model.get("error");
@@ -39,9 +53,10 @@ function render({ model, el }) {
   const answered = () => {
     asked = false;
     show();
-    const next = waiting;
-    waiting = null;
-    if (next) ask(next);
+    if (waiting) {
+      waiting = false;
+      ask();
+    }
   };
 
   view.place(values());
