@@ -41,6 +41,12 @@ def test_leaves_the_callers_tensors_and_grad_mode_alone():
     assert point.grad is None and torch.equal(point.detach(), torch.tensor([1.0, 2.0]))
 
 
+def test_inference_mode_does_not_make_the_function_look_constant():
+    with torch.inference_mode():
+        product = hessian_vector_product(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]), torch.ones(2))
+    torch.testing.assert_close(product, torch.tensor([6.0, 12.0]))
+
+
 @pytest.mark.parametrize(
     ("fn", "point", "vector", "error", "message"),
     [

@@ -244,6 +244,24 @@ def test_each_tolerance_of_change_ends_a_call(fn, start, lr, reason):
     assert not optimizer.report.reason.startswith("tolerance_change")
 
 
+@pytest.mark.parametrize("line_search_fn", ["strong_wolfe", None])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_max_eval_is_never_exceeded(limit, line_search_fn):
+    options = {"max_eval": limit, "line_search_fn": line_search_fn, "lr": 1e-3}
+    _, optimizer, trace = minimise(extended_rosenbrock, ROSENBROCK_START, **options)
+    assert len(trace) == optimizer.report.function_evaluations == limit
+    assert optimizer.report.reason == "max_eval"
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e36])
+def test_a_slope_outside_the_range_of_float32_is_not_convergence(scale):
+    # The square of the gradient is 0 below 1e-45, and the sum of its entries infinite above 3e38.
+    start = ROSENBROCK_START.float()
+    point, optimizer, _ = minimise(lambda x: scale * extended_rosenbrock(x), start, tolerance_grad=0)
+    assert torch.equal(point, start)
+    assert optimizer.report.reason.startswith("rounding") and not optimizer.report.converged
+
+
 def test_a_decrease_below_rounding_is_named():
     # In float32, 1e8 + x^2 is 1e8 for all small x, though the gradient isn't zero.
     start = torch.tensor([0.5])
@@ -500,6 +518,7 @@ def test_wrong_arguments_are_named(arguments, options, error, message):
         (None, TypeError, "LBFGS.step needs a closure"),
         (lambda: 1.0, TypeError, "closure must return the loss as a torch.Tensor"),
         (lambda: torch.ones(2), ValueError, "closure must return one element"),
+        (lambda: torch.ones(()), ValueError, "closure left no parameter with a gradient"),
     ],
 )
 def test_wrong_closures_are_named(closure, error, message):
@@ -508,6 +527,23 @@ def test_wrong_closures_are_named(closure, error, message):
         optimizer.step(closure)
     with pytest.raises(TypeError, match=r"LBFGS\.step needs a closure"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("line_search_fn", ["strong_wolfe", None])
+def test_a_schedule_that_sets_the_rate_to_zero_is_refused_before_anything_moves(line_search_fn):
+    point = torch.ones(2, requires_grad=True)
+    optimizer = LBFGS([point], line_search_fn=line_search_fn)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: epoch / 10)
+    with pytest.raises(ValueError, match=r"lr must be finite and > 0, got 0\.0"):
+        optimizer.step(closure_for(optimizer, torch.sum, [point]))
+    assert torch.equal(point.detach(), torch.ones(2)) and optimizer.report.function_evaluations == 0
+
+
+def test_the_returned_loss_does_not_move_with_a_parameter_that_it_is_a_view_of():
+    point = torch.tensor([3.0], requires_grad=True)
+    optimizer = LBFGS([point], max_iter=1, line_search_fn=None)
+    loss = optimizer.step(closure_for(optimizer, lambda x: point[0], [point]))
+    assert loss.item() == 3.0 and point.item() == 2.0
 
 
 @pytest.mark.gpu

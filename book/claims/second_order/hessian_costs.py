@@ -185,11 +185,12 @@ def measure_way_out(seed: int) -> Values:
 def judge_way_out(values: Values) -> Verdict:
     """Holds if all three beat gradient descent at equal cost without anything of the size of D².
 
-    The limit on the product's cost is far from what is measured: double backward is at most a few gradients.
+    The cost is only equal if a product takes no more gradients than it is charged.
     """
     plain = values["final losses of gradient descent, best of four rates"]
     ways = [f"final losses of {name}" for name in ("L-BFGS", "Hessian-free", "natural gradient")]
     share, cost = values["largest tensor over D²"], values["time of a Hessian-vector product over a gradient"]
+    charged = values["gradients charged for a Hessian-vector product"]
     sentence = (
         f"A network of {values['parameters D']:,} parameters on digits, at the cost of "
         f"{values['gradients each method may spend']} gradients, ends at a loss of {spread(values[ways[0]])} with "
@@ -199,7 +200,7 @@ def judge_way_out(values: Values) -> Verdict:
         f"{number(cost)} gradients."
     )
     better = all(median(values[way]) < median(plain) for way in ways)
-    return Verdict(HOLDS if better and share < 0.1 and cost < 6 else FAILS, sentence)
+    return Verdict(HOLDS if better and share < 0.1 and cost <= charged else FAILS, sentence)
 
 
 CLAIMS = (
@@ -213,7 +214,7 @@ CLAIMS = (
         (
             {"final losses of L-BFGS": [1.0, 1.0, 1.0]},
             {"largest tensor over D²": 1.0},
-            {"time of a Hessian-vector product over a gradient": 100.0},
+            {"time of a Hessian-vector product over a gradient": 4.0},
         ),
     ),
 )

@@ -50,8 +50,16 @@ def judge_memory(values: Values) -> Verdict:
 
 
 def count_steps(kind: type, loss: Loss, start: torch.Tensor) -> int:
-    """Steps of BFGS or L-BFGS until no entry of the gradient exceeds 1e-6."""
-    return sum(1 for _ in quasi_newton(loss, start, kind(start), 1e-6))
+    """Steps of BFGS or L-BFGS until no entry of the gradient exceeds 1e-6.
+
+    Raises ArithmeticError if a line search failed before: times would then not be to the same gradient.
+    """
+    tolerance, steps, largest = 1e-6, 0, float("inf")
+    for taken in quasi_newton(loss, start, kind(start), tolerance):
+        steps, largest = steps + 1, taken.gradient.abs().max().item()
+    if largest > tolerance:
+        raise ArithmeticError(f"{kind.__name__} stopped at a gradient of {largest:.1e} after {steps} steps")
+    return steps
 
 
 def measure_crossover(seed: int) -> Values:

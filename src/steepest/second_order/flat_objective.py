@@ -69,7 +69,7 @@ class FlatObjective:
 
         Raises:
             TypeError: the closure returned no tensor.
-            ValueError: the loss has more than one element.
+            ValueError: the loss has more than one element, or no parameter has a gradient.
         """
         with torch.enable_grad():
             loss = self.closure()
@@ -81,7 +81,10 @@ class FlatObjective:
                 f"closure must return one element, got shape {tuple(loss.shape)}; sum or average"
             )
         if self.first_loss is None:
-            self.first_loss = loss.detach()
+            # A copy: a loss that is a view of a parameter would move with it.
+            self.first_loss = loss.detach().clone()
+        if all(parameter.grad is None for parameter in self.parameters):
+            raise ValueError("closure left no parameter with a gradient; call loss.backward() in it")
         gradient = self._gather_gradient()
         lowest, highest = torch.aminmax(gradient)
         if direction is None:

@@ -47,8 +47,9 @@ def hessian_vector_product(
     require_vector("point", point)
     require_matching("vector", vector, tuple(point.shape), "point", point)
 
-    with torch.enable_grad():
-        variable = point.detach().clone().requires_grad_()
+    # Under inference mode autograd records nothing, and every function would look constant.
+    with torch.inference_mode(False), torch.enable_grad():
+        variable = point.clone().detach().requires_grad_()
         value = fn(variable)
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"fn must return a torch.Tensor, got {type(value).__name__}")

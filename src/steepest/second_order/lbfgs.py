@@ -181,12 +181,16 @@ class LBFGS(torch.optim.Optimizer):
 
         Raises:
             TypeError: `closure` is missing, or returns no tensor.
-            ValueError: `closure` returns more than one element.
+            ValueError: `closure` returns more than one element or leaves no gradient; a schedule has set `lr`
+                to something not finite and > 0.
         """
         if not callable(closure):
             raise TypeError(
                 "LBFGS.step needs a closure that clears gradients, calls backward, returns the loss"
             )
+        lr = float(self.param_groups[0]["lr"])
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr must be finite and > 0, got {lr}; let the schedule end or start above 0")
         parameters = self.param_groups[0]["params"]
         state = self.state[parameters[0]]
         objective = FlatObjective(parameters, closure)
@@ -211,6 +215,8 @@ class LBFGS(torch.optim.Optimizer):
             return NONFINITE
         if current.gradient_max <= group["tolerance_grad"]:
             return GRADIENT
+        if objective.evaluations >= max_eval:
+            return MAX_EVAL
 
         searching = group["line_search_fn"] is not None
         finfo = torch.finfo(objective.point.dtype)
@@ -228,6 +234,9 @@ class LBFGS(torch.optim.Optimizer):
                 history.clear()
                 state["history_resets"] += 1
                 continue
+            # The gradient isn't zero, so a slope of zero has left the range of the dtype: nothing has converged.
+            if not slope < 0:
+                return ROUNDING
             if not slope < -tolerance_change:
                 return SLOPE
 
