@@ -5,11 +5,12 @@
 'why_not_newton_in_deep_learning'
 """
 
-from book.claims.claim import KINDS, Claim, Verdict, load_claims
+from book.claims.claim import DEVICES, KINDS, Claim, Verdict, load_claims
 from book.claims.statements import Statement, statements
 from book.claims.store import Result, read_results, write_results
 
 __all__ = [
+    "DEVICES",
     "KINDS",
     "Claim",
     "Result",

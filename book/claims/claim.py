@@ -93,10 +93,12 @@ def _checked(where: str, value: Value) -> Value:
     raise ValueError(f"{where} is a {type(value).__name__}; use numbers, strings or lists of them")
 
 
-def load_claims(topic: str) -> dict[str, Claim]:
-    """The claims of a topic by id, from the `CLAIMS` of `book/claims/<topic>`; empty where there are none yet.
+def load_claims(topic: str, device: str = "cpu") -> dict[str, Claim]:
+    """The claims of a topic on a device by id, from the `CLAIMS` of `book/claims/<topic>`; empty without any.
 
-    Raises ValueError if two claims share an id or one belongs to another topic.
+    A statement may be measured on each device, with another verdict on each.
+
+    Raises ValueError if two claims on a device share an id or one belongs to another topic.
 
     >>> "second_order.1.2" in load_claims("second_order")
     True
@@ -106,11 +108,12 @@ def load_claims(topic: str) -> dict[str, Claim]:
     folder = Path(__file__).parent
     if not (folder / f"{topic}.py").is_file() and not (folder / topic / "__init__.py").is_file():
         return {}
-    return registry(topic, importlib.import_module(f"book.claims.{topic}").CLAIMS)
+    claims = importlib.import_module(f"book.claims.{topic}").CLAIMS
+    return registry(topic, [claim for claim in claims if claim.device == device])
 
 
 def registry(topic: str, claims: Iterable[Claim]) -> dict[str, Claim]:
-    """Claims by id; see `load_claims`."""
+    """Claims of one device by id; see `load_claims`."""
     found: dict[str, Claim] = {}
     for claim in claims:
         if claim.id in found:

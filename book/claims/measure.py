@@ -128,9 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("No CUDA device here: nothing measured.", file=sys.stderr)
         return 2
     topics = dict.fromkeys(statement.topic for statement in statements().values())
-    claims = {
-        name: claim for topic in topics for name, claim in load_claims(topic).items() if claim.device == options.device
-    }
+    claims = {name: claim for topic in topics for name, claim in load_claims(topic, options.device).items()}
     results = read_results(options.device)
     selected_by_hand = options.only or options.sample is not None or options.check
     try:

@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from book.claims.claim import CONDITIONAL, FAILS, HOLDS, Claim, Verdict, load_claims
+from book.claims.claim import CONDITIONAL, DEVICES, FAILS, HOLDS, Claim, Verdict, load_claims
 from book.claims.code import code_files
 from book.claims.statements import STATEMENTS_FILE, Statement, statements
 from book.claims.store import NOT_MEASURED, STALE, Result, is_stale, read_results, store_file
@@ -20,6 +20,7 @@ LOG = logging.getLogger(__name__)
 # The stylesheet draws a shape before the word: a tick, a half-filled circle, a cross, an empty circle.
 CSS_CLASSES = {HOLDS: "claim-holds", CONDITIONAL: "claim-conditional", FAILS: "claim-fails"}
 OPEN_CLASS = "claim-open"
+ON_DEVICE = {"cpu": "on the CPU", "cuda": "on a GPU"}
 
 
 class Fold(nodes.General, nodes.Element):
@@ -33,11 +34,13 @@ class StatementLink(nodes.Inline, nodes.TextElement):
 class ClaimBase(SphinxDirective):
     """What both directives share: finding a claim with its result, and noting what the page depends on."""
 
-    def look_up(self, statement: Statement) -> tuple[Claim | None, Result | None, bool]:
-        """The claim that measures a statement, its result, and whether that is out of date."""
-        claim = load_claims(statement.topic).get(statement.id)
-        if claim is None:
-            return None, None, False
+    def look_up(self, statement: Statement) -> list[tuple[Claim, Result | None, bool]]:
+        """The claims that measure a statement, one a device, each with its result and whether that is out of date."""
+        claims = (load_claims(statement.topic, device).get(statement.id) for device in DEVICES)
+        return [(claim, *self.result_of(claim)) for claim in claims if claim is not None]
+
+    def result_of(self, claim: Claim) -> tuple[Result | None, bool]:
+        """The stored result of a claim, and whether it is out of date; both are noted in the log."""
         for path in (store_file(claim.device), *sorted(code_files(claim.measure))):
             self.env.note_dependency(str(path))
         result = read_results(claim.device).get(claim.id)
@@ -46,7 +49,7 @@ class ClaimBase(SphinxDirective):
             LOG.info("claim %s: %s", claim.id, NOT_MEASURED[claim.device])
         if stale:
             LOG.info("claim %s: %s", claim.id, STALE)
-        return claim, result, stale
+        return result, stale
 
     def judge(self, claim: Claim, result: Result | None, stale: bool) -> Verdict | None:
         """The verdict on a result; None without one, and where an earlier measurement lacks a value asked for now."""
@@ -81,27 +84,31 @@ class ClaimDirective(ClaimBase):
         if statement is None:
             raise self.error(f"no statement {name!r} in {STATEMENTS_FILE.name}; ids look like second_order.1.2")
         self.depend_on_inventory(statement.topic)
-        claim, result, stale = self.look_up(statement)
-        if claim is None:
+        found = self.look_up(statement)
+        if not found:
             raise self.error(
                 f"statement {name} has no claim in book/claims/{statement.topic}: register one, or teach it as a "
                 "definition"
             )
-        verdict = self.judge(claim, result, stale)
+        verdicts = [self.judge(*each) for each in found]
+        # The box takes its colour from the first device that has been measured.
+        verdict = next((verdict for verdict in verdicts if verdict), None)
         box = nodes.admonition(classes=["claim", CSS_CLASSES[verdict.kind] if verdict else OPEN_CLASS])
         box["ids"] = box["names"] = [statement.anchor]
         self.state.document.note_explicit_target(box)
         self.set_source_info(box)
         box += nodes.title("", f"Claim {_number(statement)}")
         box += nodes.paragraph("", statement.text, classes=["claim-statement"])
-        box += nodes.paragraph("", "", *_verdict_words(claim, verdict), classes=["claim-measured"])
+        for (claim, _, _), each in zip(found, verdicts, strict=True):
+            box += nodes.paragraph("", "", *_verdict_words(claim, each, len(found)), classes=["claim-measured"])
         if self.content:
             body = nodes.container(classes=["claim-body"])
             self.state.nested_parse(self.content, self.content_offset, body)
             box += body
-        if result is not None:
-            box += nodes.paragraph("", _origin(result, stale), classes=["claim-origin"])
-        box += _evidence(claim, result)
+        for _, result, stale in found:
+            if result is not None:
+                box += nodes.paragraph("", _origin(result, stale), classes=["claim-origin"])
+        box += [_evidence(claim, result, len(found)) for claim, result, _ in found]
         return [box]
 
 
@@ -126,14 +133,16 @@ class ClaimsDirective(ClaimBase):
         """The two cells of a statement."""
         link = StatementLink("", _number(statement), anchor=statement.anchor)
         said = nodes.paragraph("", "", link, nodes.Text(f" {statement.text}"))
-        claim, result, stale = self.look_up(statement)
-        if claim is None:
+        found = self.look_up(statement)
+        if not found:
             word = "definition" if statement.kind == "definition" else "not written yet"
             return [[said], [nodes.paragraph("", "", nodes.inline("", word, classes=["claim-word", OPEN_CLASS]))]]
-        verdict = self.judge(claim, result, stale)
-        cell = [nodes.paragraph("", "", *_verdict_words(claim, verdict))]
-        if stale:
-            cell.append(nodes.paragraph("", _sentence_case(STALE) + ".", classes=["claim-origin"]))
+        cell = []
+        for claim, result, stale in found:
+            words = _verdict_words(claim, self.judge(claim, result, stale), len(found))
+            cell.append(nodes.paragraph("", "", *words))
+            if stale:
+                cell.append(nodes.paragraph("", _sentence_case(STALE) + ".", classes=["claim-origin"]))
         return [[said], cell]
 
 
@@ -145,10 +154,12 @@ def _sentence_case(words: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def _verdict_words(claim: Claim, verdict: Verdict | None) -> list[nodes.Node]:
+def _verdict_words(claim: Claim, verdict: Verdict | None, devices: int) -> list[nodes.Node]:
+    """The verdict's word and sentence; with a word for the device where the statement has several."""
     if verdict is None:
         return [nodes.inline("", _sentence_case(NOT_MEASURED[claim.device]), classes=["claim-word", OPEN_CLASS])]
-    word = nodes.inline("", _sentence_case(verdict.kind), classes=["claim-word", CSS_CLASSES[verdict.kind]])
+    where = f" {ON_DEVICE[claim.device]}" if devices > 1 else ""
+    word = nodes.inline("", _sentence_case(verdict.kind) + where, classes=["claim-word", CSS_CLASSES[verdict.kind]])
     return [word, nodes.Text(f". {verdict.sentence}")]
 
 
@@ -158,8 +169,9 @@ def _origin(result: Result, stale: bool) -> str:
     return f"{how}: {result.device}, {result.date}, torch {torch}."
 
 
-def _evidence(claim: Claim, result: Result | None) -> Fold:
-    fold = Fold(summary="Values and code" if result else "Code")
+def _evidence(claim: Claim, result: Result | None, devices: int) -> Fold:
+    where = f" ({ON_DEVICE[claim.device]})" if devices > 1 else ""
+    fold = Fold(summary=("Values and code" if result else "Code") + where)
     if result is not None:
         pairs = [
             [[nodes.paragraph("", name)], [nodes.paragraph("", _shown(value))]] for name, value in result.values.items()

@@ -196,7 +196,7 @@ def test_selection_by_name_staleness_and_sample():
 def test_the_command_measures_what_is_stale_and_drops_what_is_gone(tmp_path, monkeypatch, importable_functions, capsys):
     monkeypatch.setattr(store, "MEASUREMENTS", tmp_path)
     claims = {name: make(name) for name in ("second_order.1.1", "second_order.1.2")}
-    monkeypatch.setattr(measuring, "load_claims", lambda topic: claims if topic == "second_order" else {})
+    monkeypatch.setattr(measuring, "load_claims", lambda topic, device: claims if topic == "second_order" else {})
     store.write_results("cpu", {"second_order.1.2": result(slope=1.8), "second_order.9.9": result()})
     assert measuring.main([]) == 0
     found = store.read_results("cpu")
@@ -211,7 +211,7 @@ def test_the_command_measures_what_is_stale_and_drops_what_is_gone(tmp_path, mon
 def test_the_check_compares_verdicts_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "MEASUREMENTS", tmp_path)
     claims = {name: make(name) for name in ("second_order.1.1", "second_order.1.2")}
-    monkeypatch.setattr(measuring, "load_claims", lambda topic: claims if topic == "second_order" else {})
+    monkeypatch.setattr(measuring, "load_claims", lambda topic, device: claims if topic == "second_order" else {})
     # Another value with the same verdict passes, a value with another verdict and a missing result do not.
     store.write_results("cpu", {"second_order.1.1": result(slope=1.7)})
     text = (tmp_path / "cpu.json").read_text()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from io import StringIO
 
@@ -138,13 +139,30 @@ def test_a_current_result_without_a_value_asked_for_is_an_error(book, stored):
 def test_a_claim_without_a_result_says_so(book, stored, monkeypatch, device, words):
     claim = load_claims("second_order")[CLAIM]
     monkeypatch.setattr(
-        "book.extensions.claims.load_claims", lambda topic: {CLAIM: type(claim)(**{**vars(claim), "device": device})}
+        "book.extensions.claims.load_claims",
+        lambda topic, where: {CLAIM: replace(claim, device=device)} if where == device else {},
     )
     book.page("index", f"# Page\n\n```{{claim}} {CLAIM}\n```\n")
     book.build()
     assert words in text_of(book.html()) and "claim-open" in book.html()
     assert "def measure_one_step" in text_of(book.html())
     assert words.lower() in book.log.getvalue().lower() and book.warnings.getvalue() == ""
+
+
+def test_a_statement_measured_on_two_devices_shows_both(book, stored, monkeypatch):
+    claim = load_claims("second_order")[CLAIM]
+    monkeypatch.setattr(
+        "book.extensions.claims.load_claims", lambda topic, device: {CLAIM: replace(claim, device=device)}
+    )
+    stored()
+    book.page("index", f"# Page\n\n```{{claim}} {CLAIM}\n```\n\n```{{claims}} second_order\n```\n")
+    book.build()
+    html, text = book.html(), text_of(book.html())
+    assert book.warnings.getvalue() == ""
+    assert text.count("Holds on the CPU . On 20 random") == 2
+    assert text.count("Not measured on a GPU yet") == 2
+    assert re.search(r'<div class="[^"]*admonition[^"]*claim-holds|claim-holds[^"]*admonition', html)
+    assert re.findall(r"<summary>(.+)</summary>", html) == ["Values and code (on the CPU)", "Code (on a GPU)"]
 
 
 @pytest.mark.parametrize(
