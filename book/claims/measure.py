@@ -9,6 +9,7 @@ import argparse
 import random
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -67,15 +68,8 @@ def select(
     sample: int | None = None,
     seed: int = 0,
 ) -> list[Claim]:
-    """The claims to measure: those named, or all; of these the stale; of these a random sample.
-
-    Raises ValueError for an id in `only` that no claim has.
-    """
-    only = list(only)
-    unknown = [name for name in only if name not in claims]
-    if unknown:
-        raise ValueError(f"no claim on this device is called {', '.join(unknown)}; known: {', '.join(claims)}")
-    chosen = [claims[name] for name in only or claims]
+    """The claims to measure: those named, or all; of these the stale; of these a random sample."""
+    chosen = [claims[name] for name in list(only) or claims]
     if stale:
         chosen = [claim for claim in chosen if is_stale(claim, results.get(claim.id))]
     if sample is not None:
@@ -83,14 +77,26 @@ def select(
     return chosen
 
 
-def measure(chosen: list[Claim], device: str, folder: Path | None = None, say: Callable[[str], None] = print) -> None:
-    """Measure the chosen claims, saving after each, so that an interruption costs one claim."""
+def measure(
+    chosen: list[Claim], device: str, folder: Path | None = None, say: Callable[[str], None] = print
+) -> list[str]:
+    """Measure the chosen claims, saving after each; the ids of those that could not be measured.
+
+    An interruption costs one claim, and so does an error (a GPU too small for one of them): its trace is printed.
+    """
+    failed = []
     for count, claim in enumerate(chosen, 1):
         say(f"[{count}/{len(chosen)}] {claim.id} …")
-        result = measured(claim)
+        try:
+            result = measured(claim)
+        except Exception:
+            traceback.print_exc()
+            failed.append(claim.id)
+            continue
         verdict = claim.verdict(result.values)
         write_results(device, {**read_results(device, folder), claim.id: result}, folder)
         say(f"    {verdict.kind} ({result.seconds} s): {verdict.sentence}")
+    return failed
 
 
 def check(chosen: list[Claim], results: Mapping[str, Result], say: Callable[[str], None] = print) -> list[str]:
@@ -114,45 +120,70 @@ def check(chosen: list[Claim], results: Mapping[str, Result], say: Callable[[str
     return different
 
 
+def available_devices() -> list[str]:
+    """The devices that claims can be measured on here.
+
+    >>> available_devices()[0]
+    'cpu'
+    """
+    return [device for device in DEVICES if device == "cpu" or torch.cuda.is_available()]
+
+
+def all_claims(device: str) -> dict[str, Claim]:
+    """The claims of all topics on a device, by id."""
+    topics = dict.fromkeys(statement.topic for statement in statements().values())
+    return {name: claim for topic in topics for name, claim in load_claims(topic, device).items()}
+
+
+def run_device(device: str, claims: Mapping[str, Claim], options: argparse.Namespace) -> int:
+    """Measure or check the claims of one device as the command line asks; returns the exit status."""
+    results = read_results(device)
+    selected_by_hand = options.only or options.sample is not None or options.check
+    chosen = select(
+        claims,
+        results,
+        only=[name for name in options.only if name in claims],
+        stale=options.stale or not selected_by_hand,
+        sample=options.sample,
+        seed=options.seed,
+    )
+    if options.check:
+        different = check(chosen, results)
+        if different:
+            print(f"Another verdict than stored ({device}): {', '.join(different)}", file=sys.stderr)
+        return int(bool(different))
+    # Claims that were dropped from the course leave the store.
+    if set(results) - set(claims):
+        write_results(device, {name: results[name] for name in results if name in claims})
+    failed = measure(chosen, device)
+    print(f"{device}: {len(chosen) - len(failed)} measured, {len(claims) - len(chosen)} left as they were.")
+    if failed:
+        print(f"Not measured ({device}): {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m book.claims.measure", description=__doc__)
-    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("--device", choices=DEVICES, help="this device only (the default is each that is here)")
     parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="these claims, stale or not")
     parser.add_argument("--stale", action="store_true", help="only those that are out of date (the default to measure)")
     parser.add_argument("--sample", type=int, metavar="N", help="a random sample of N")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--check", action="store_true", help="compare verdicts instead of writing")
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and "cuda" not in available_devices():
         print("No CUDA device here: nothing measured.", file=sys.stderr)
         return 2
-    topics = dict.fromkeys(statement.topic for statement in statements().values())
-    claims = {name: claim for topic in topics for name, claim in load_claims(topic, options.device).items()}
-    results = read_results(options.device)
-    selected_by_hand = options.only or options.sample is not None or options.check
-    try:
-        chosen = select(
-            claims,
-            results,
-            only=options.only,
-            stale=options.stale or not selected_by_hand,
-            sample=options.sample,
-            seed=options.seed,
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    if options.check:
-        different = check(chosen, results)
-        if different:
-            print(f"Another verdict than stored: {', '.join(different)}", file=sys.stderr)
-        return int(bool(different))
-    # Claims that were dropped from the course leave the store.
-    if set(results) - set(claims):
-        write_results(options.device, {name: results[name] for name in results if name in claims})
-    measure(chosen, options.device)
-    print(f"{len(chosen)} measured, {len(claims) - len(chosen)} left as they were.")
-    return 0
+    devices = [options.device] if options.device else available_devices()
+    claims = {device: all_claims(device) for device in devices}
+    known = dict.fromkeys(name for found in claims.values() for name in found)
+    unknown = [name for name in options.only if name not in known]
+    if unknown:
+        parser.error(f"no claim on this device is called {', '.join(unknown)}; known: {', '.join(known)}")
+    # A device on which none of the named claims is measured has nothing to do.
+    asked = [device for device in devices if not options.only or set(options.only) & set(claims[device])]
+    return max([run_device(device, claims[device], options) for device in asked])
 
 
 if __name__ == "__main__":

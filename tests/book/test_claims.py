@@ -189,8 +189,6 @@ def test_selection_by_name_staleness_and_sample():
     assert len(chosen(sample=2, seed=1)) == 2 and chosen(sample=2, seed=1) == chosen(sample=2, seed=1)
     assert len({tuple(chosen(sample=2, seed=seed)) for seed in range(20)}) > 1
     assert len(chosen(sample=99)) == 4
-    with pytest.raises(ValueError, match=r"t\.9\.9"):
-        chosen(only=["t.9.9"])
 
 
 def test_the_command_measures_what_is_stale_and_drops_what_is_gone(tmp_path, monkeypatch, importable_functions, capsys):
@@ -232,6 +230,43 @@ def test_the_check_forgives_a_disturbed_timing_but_no_turned_verdict(disturbed, 
         patch.setattr(measuring, "code_hash", lambda function: "hash")
         different = measuring.check([claim], {claim.id: result(slope=2.0)}, say=lambda line: None)
     assert different == ([] if accepted else [claim.id])
+
+
+def test_each_device_has_its_own_claims_and_store(tmp_path, monkeypatch, importable_functions, capsys):
+    monkeypatch.setattr(store, "MEASUREMENTS", tmp_path)
+    claims = {
+        "cpu": {name: make(name) for name in ("second_order.1.1", "second_order.1.2")},
+        "cuda": {name: replace(make(name), device="cuda") for name in ("second_order.1.2", "second_order.1.3")},
+    }
+    monkeypatch.setattr(
+        measuring, "load_claims", lambda topic, device: claims[device] if topic == "second_order" else {}
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    assert measuring.main(["--only", "second_order.1.3"]) == 0
+    assert list(store.read_results("cuda")) == ["second_order.1.3"] and store.read_results("cpu") == {}
+    assert measuring.main([]) == 0
+    assert set(store.read_results("cpu")) == set(claims["cpu"])
+    assert {found.device for found in store.read_results("cuda").values()} == {"A GPU"}
+    with pytest.raises(SystemExit):
+        measuring.main(["--only", "second_order.9.9"])
+    assert "no claim on this device is called second_order.9.9" in capsys.readouterr().err
+
+
+def test_a_claim_that_fails_is_named_and_the_others_are_measured(tmp_path, monkeypatch, importable_functions, capsys):
+    monkeypatch.setattr(store, "MEASUREMENTS", tmp_path)
+
+    def out_of_memory(seed):
+        raise RuntimeError("out of memory")
+
+    first = replace(make("second_order.1.1"), measure=out_of_memory)
+    claims = {first.id: first, "second_order.1.2": make("second_order.1.2")}
+    monkeypatch.setattr(measuring, "load_claims", lambda topic, device: claims if topic == "second_order" else {})
+    importable_functions[out_of_memory] = "three"
+    assert measuring.main(["--device", "cpu"]) == 1
+    assert list(store.read_results("cpu")) == ["second_order.1.2"]
+    printed = capsys.readouterr().err
+    assert "RuntimeError: out of memory" in printed and "Not measured (cpu): second_order.1.1" in printed
 
 
 def test_without_a_gpu_the_command_says_so(monkeypatch, capsys):
