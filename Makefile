@@ -14,7 +14,7 @@ BUILD_BOOK := jupyter-book build -W --keep-going .
 each = for topic in $(TOPICS); do autograder $(1) $$topic || exit 1; done
 
 .DEFAULT_GOAL := course
-.PHONY: course setup frontend book release sample grade test lint lab measure bench clean
+.PHONY: course setup frontend book release sample grade test mutants lint lab measure bench clean
 
 # $(call stage,name,command): run a stage, say so, and note how long it took.
 define stage
@@ -63,7 +63,7 @@ lint: setup
 	ruff check .
 
 test: setup lint frontend book
-	python -m pytest -n 2 --dist loadscope
+	python -m pytest -n 2 --dist loadscope --cov=steepest --cov-fail-under=95 --cov-report=term:skip-covered
 
 # A working copy: releasing again must not touch what a learner has written.
 lab: release
@@ -74,10 +74,19 @@ lab: release
 	done
 	jupyter lab --notebook-dir workspace $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# Wrong implementations of the reference: the tests must notice every one.
+mutants: setup
+	python -m tests.mutants
+
 measure: setup
 	python -m book.claims.measure --stale
 
-bench: setup frontend
+# The peers that only benchmarks compare with; see the file for why without dependencies.
+.venv/peers: benchmarks/requirements.txt .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	@touch $@
+
+bench: setup frontend .venv/peers
 	@for script in benchmarks/*.py; do python $$script || exit 1; done
 
 clean:
