@@ -45,7 +45,10 @@ class Claim:
     that proof: each of its entries, laid over measured values, must give a verdict of another kind.
     A `heavy` claim takes more than about twenty seconds.
 
-    Raises ValueError for an unknown device or cost, or when `contrary` is empty.
+    A claim about a GPU has `small`, which measures the same by the same code at a size that a CPU manages, so that
+    the code is tested where there is no GPU. Its values are never stored.
+
+    Raises ValueError for an unknown device or cost, when `contrary` is empty, or when a claim on "cuda" lacks `small`.
 
     >>> Claim("t.1.1", lambda seed: {"slope": 2.0}, lambda v: Verdict("holds", "…"), ({"slope": 1.0},)).device
     'cpu'
@@ -57,12 +60,15 @@ class Claim:
     contrary: tuple[Values, ...]
     device: str = "cpu"
     cost: str = "light"
+    small: Callable[[int], Values] | None = None
 
     def __post_init__(self):
         if self.device not in DEVICES:
             raise ValueError(f"claim {self.id}: device is one of {', '.join(DEVICES)}, not {self.device!r}")
         if self.cost not in COSTS:
             raise ValueError(f"claim {self.id}: cost is one of {', '.join(COSTS)}, not {self.cost!r}")
+        if self.device != "cpu" and self.small is None:
+            raise ValueError(f"claim {self.id}: give small, the same measurement at a size that a CPU manages")
         if not self.contrary:
             raise ValueError(f"claim {self.id}: give contrary values, which must turn its verdict")
 

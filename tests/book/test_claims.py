@@ -48,7 +48,13 @@ def test_a_verdict_is_one_of_three_kinds():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"device": "tpu"}, "device"), ({"cost": "free"}, "cost"), ({"contrary": ()}, "contrary")]
+    ("change", "message"),
+    [
+        ({"device": "tpu"}, "device"),
+        ({"cost": "free"}, "cost"),
+        ({"contrary": ()}, "contrary"),
+        ({"device": "cuda"}, "give small"),
+    ],
 )
 def test_a_claim_that_is_declared_wrongly_is_refused_by_name(change, message):
     with pytest.raises(ValueError, match=rf"claim second_order\.1\.1.*{message}"):
@@ -234,9 +240,10 @@ def test_the_check_forgives_a_disturbed_timing_but_no_turned_verdict(disturbed, 
 
 def test_each_device_has_its_own_claims_and_store(tmp_path, monkeypatch, importable_functions, capsys):
     monkeypatch.setattr(store, "MEASUREMENTS", tmp_path)
+    on_gpu = {"device": "cuda", "small": fake_measure}
     claims = {
         "cpu": {name: make(name) for name in ("second_order.1.1", "second_order.1.2")},
-        "cuda": {name: replace(make(name), device="cuda") for name in ("second_order.1.2", "second_order.1.3")},
+        "cuda": {name: make(name, **on_gpu) for name in ("second_order.1.2", "second_order.1.3")},
     }
     monkeypatch.setattr(
         measuring, "load_claims", lambda topic, device: claims[device] if topic == "second_order" else {}

@@ -140,7 +140,7 @@ def test_a_claim_without_a_result_says_so(book, stored, monkeypatch, device, wor
     claim = load_claims("second_order")[CLAIM]
     monkeypatch.setattr(
         "book.extensions.claims.load_claims",
-        lambda topic, where: {CLAIM: replace(claim, device=device)} if where == device else {},
+        lambda topic, where: {CLAIM: replace(claim, device=device, small=claim.measure)} if where == device else {},
     )
     book.page("index", f"# Page\n\n```{{claim}} {CLAIM}\n```\n")
     book.build()
@@ -152,7 +152,8 @@ def test_a_claim_without_a_result_says_so(book, stored, monkeypatch, device, wor
 def test_a_statement_measured_on_two_devices_shows_both(book, stored, monkeypatch):
     claim = load_claims("second_order")[CLAIM]
     monkeypatch.setattr(
-        "book.extensions.claims.load_claims", lambda topic, device: {CLAIM: replace(claim, device=device)}
+        "book.extensions.claims.load_claims",
+        lambda topic, device: {CLAIM: replace(claim, device=device, small=claim.measure)},
     )
     stored()
     book.page("index", f"# Page\n\n```{{claim}} {CLAIM}\n```\n\n```{{claims}} second_order\n```\n")

@@ -2,6 +2,7 @@
 
 from book.claims.second_order import (
     convergence,
+    gpu_steps,
     hessian_costs,
     inverse_approximations,
     quasi_newton_use,
@@ -12,6 +13,7 @@ from book.claims.second_order import (
 
 CLAIMS = (
     *convergence.CLAIMS,
+    *gpu_steps.CLAIMS,
     *rates.CLAIMS,
     *hessian_costs.CLAIMS,
     *saddles.CLAIMS,
