@@ -53,9 +53,7 @@ def closure_for(optimizer, fn, parameters, trace=None):
 def minimise(fn, start, kind=LBFGS, **options):
     """Return the final point, the optimizer and the losses of all evaluations."""
     point = start.clone().requires_grad_()
-    optimizer = kind(
-        [point], **{"max_iter": 2000, "tolerance_change": 0, "line_search_fn": "strong_wolfe", **options}
-    )
+    optimizer = kind([point], **{"max_iter": 2000, "tolerance_change": 0, "line_search_fn": "strong_wolfe", **options})
     trace = []
     optimizer.step(closure_for(optimizer, fn, [point], trace))
     return point.detach(), optimizer, trace
@@ -71,9 +69,7 @@ def test_reaches_the_minimum_that_scipy_finds(name, history_size):
         loss = fn(point)
         return loss.item(), torch.autograd.grad(loss, point)[0].numpy()
 
-    oracle = scipy.optimize.minimize(
-        value_and_gradient, start.numpy(), jac=True, method="BFGS", options={"gtol": 1e-9}
-    )
+    oracle = scipy.optimize.minimize(value_and_gradient, start.numpy(), jac=True, method="BFGS", options={"gtol": 1e-9})
     point, optimizer, _ = minimise(fn, start, history_size=history_size, tolerance_grad=1e-8)
     numpy.testing.assert_allclose(fn(point).item(), oracle.fun, rtol=1e-9, atol=1e-12)
     if name == "logistic regression":
@@ -113,9 +109,7 @@ def test_every_step_follows_the_two_loop_recursion(history_size):
         direction = lbfgs_direction(gradients[k], steps, changes)
         moved = points[k + 1] - points[k]
         step_size = moved.dot(direction) / direction.dot(direction)
-        torch.testing.assert_close(
-            moved, step_size * direction, rtol=1e-6, atol=1e-6 * moved.abs().max().item()
-        )
+        torch.testing.assert_close(moved, step_size * direction, rtol=1e-6, atol=1e-6 * moved.abs().max().item())
         slope, new_slope = gradients[k].dot(direction), gradients[k + 1].dot(direction)
         assert abs(new_slope) <= 0.9 * abs(slope)
         assert fn(points[k + 1]) <= fn(points[k]) + 1e-4 * step_size * slope
@@ -140,9 +134,7 @@ def test_without_line_search_the_iterates_are_torchs():
     fn, start = PROBLEMS["logistic regression"]
     options = {"line_search_fn": None, "lr": 0.5, "max_iter": 12, "tolerance_grad": 0, "history_size": 4}
     own, optimizer, _ = minimise(fn, start, **options)
-    torch.testing.assert_close(
-        own, minimise(fn, start, torch.optim.LBFGS, **options)[0], rtol=1e-9, atol=1e-12
-    )
+    torch.testing.assert_close(own, minimise(fn, start, torch.optim.LBFGS, **options)[0], rtol=1e-9, atol=1e-12)
     assert optimizer.report.iterations == 12 and optimizer.report.reason == "max_iter"
     assert optimizer.report.function_evaluations == 13
 
@@ -166,6 +158,30 @@ def test_several_parameters_of_any_shape_and_stride_equal_one_vector(dtype):
     assert trace == whole_trace
     assert torch.equal(torch.cat([parameter.detach().reshape(-1) for parameter in parameters]), whole)
     assert all(parameter.dtype == dtype for parameter in parameters)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("layout", ["vector", "matrix", "transposed"])
+def test_one_parameter_of_any_layout_with_gradients_made_anew_or_zeroed_in_place(layout, set_to_none):
+    fn, start = PROBLEMS["chained Rosenbrock"]
+    _, _, whole_trace = minimise(fn, start, max_iter=12)
+    point = {
+        "vector": lambda: start.clone(),
+        "matrix": lambda: start.reshape(4, 5).clone(),
+        "transposed": lambda: start.reshape(4, 5).T.contiguous().T,
+    }[layout]().requires_grad_()
+    optimizer = LBFGS([point], max_iter=12, tolerance_change=0)
+    trace = []
+
+    def closure():
+        optimizer.zero_grad(set_to_none=set_to_none)
+        loss = fn(point.reshape(-1))
+        loss.backward()
+        trace.append(loss.item())
+        return loss
+
+    optimizer.step(closure)
+    assert trace == whole_trace
 
 
 def test_parameters_without_gradient_stay_and_sparse_gradients_count():

@@ -18,9 +18,9 @@ import torch
 
 def to_host(*scalars: torch.Tensor) -> list[float]:
     """Return one-element tensors as Python floats, by one transfer from an accelerator."""
-    device = scalars[-1].device
-    if device.type == "cpu":
+    if scalars[-1].is_cpu:
         return [scalar.item() for scalar in scalars]
+    device = scalars[-1].device
     return torch.stack([scalar.reshape(()).to(device) for scalar in scalars]).tolist()
 
 
@@ -52,13 +52,16 @@ class FlatObjective:
         self.first_loss: torch.Tensor | None = None
         self._aliases = [parameter.detach() for parameter in parameters]
         self.point = torch.cat([alias.reshape(-1) for alias in self._aliases])
-        self._trial = torch.empty_like(self.point)
         self._trial_step = 0.0
+        if len(parameters) == 1 and parameters[0].is_contiguous():
+            # A single parameter is a flat vector already: trials are written where they are evaluated.
+            self._trial, self._trial_parts = self._aliases[0].view(-1), []
+            return
+        self._trial = torch.empty_like(self.point)
         sizes = [alias.numel() for alias in self._aliases]
         # Views made once: making them at each move would cost as much as the arithmetic of a small problem.
         self._trial_parts = [
-            part.view(alias.shape)
-            for part, alias in zip(self._trial.split(sizes), self._aliases, strict=True)
+            part.view(alias.shape) for part, alias in zip(self._trial.split(sizes), self._aliases, strict=True)
         ]
 
     def evaluate(self, direction: torch.Tensor | None = None) -> Evaluation:
@@ -77,14 +80,10 @@ class FlatObjective:
         if not isinstance(loss, torch.Tensor):
             raise TypeError(f"closure must return the loss as a torch.Tensor, got {type(loss).__name__}")
         if loss.numel() != 1:
-            raise ValueError(
-                f"closure must return one element, got shape {tuple(loss.shape)}; sum or average"
-            )
+            raise ValueError(f"closure must return one element, got shape {tuple(loss.shape)}; sum or average")
         if self.first_loss is None:
             # A copy: a loss that is a view of a parameter would move with it.
             self.first_loss = loss.detach().clone()
-        if all(parameter.grad is None for parameter in self.parameters):
-            raise ValueError("closure left no parameter with a gradient; call loss.backward() in it")
         gradient = self._gather_gradient()
         lowest, highest = torch.aminmax(gradient)
         if direction is None:
@@ -117,21 +116,29 @@ class FlatObjective:
     def reset(self, point: torch.Tensor) -> None:
         """Move the parameters to `point` (D,)."""
         self._trial.copy_(point)
-        torch._foreach_copy_(self._aliases, self._trial_parts)
+        self._scatter_trial()
 
     def _move(self, direction: torch.Tensor, step_size: float) -> None:
         torch.add(self.point, direction, alpha=step_size, out=self._trial)
-        torch._foreach_copy_(self._aliases, self._trial_parts)
+        self._scatter_trial()
         self._trial_step = step_size
+
+    def _scatter_trial(self) -> None:
+        if self._trial_parts:
+            torch._foreach_copy_(self._aliases, self._trial_parts)
 
     def _gather_gradient(self) -> torch.Tensor:
         """Return the gradients as one new vector (D,); zero where a parameter has none."""
-        parts = []
-        for parameter in self.parameters:
-            gradient = parameter.grad
+        gradients = [parameter.grad for parameter in self.parameters]
+        # A gradient without others is copied: joining one tensor costs more than that where parameters are small.
+        if len(gradients) == 1 and gradients[0] is not None and gradients[0].layout is torch.strided:
+            return gradients[0].clone() if gradients[0].ndim == 1 else gradients[0].flatten().clone()
+        if all(gradient is None for gradient in gradients):
+            raise ValueError("closure left no parameter with a gradient; call loss.backward() in it")
+        for i, gradient in enumerate(gradients):
             if gradient is None:
-                gradient = torch.zeros_like(parameter)
+                gradient = torch.zeros_like(self.parameters[i])
             elif gradient.is_sparse:
                 gradient = gradient.to_dense()
-            parts.append(gradient.reshape(-1))
-        return torch.cat(parts)
+            gradients[i] = gradient.reshape(-1)
+        return torch.cat(gradients)

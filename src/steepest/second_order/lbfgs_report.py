@@ -15,6 +15,9 @@ NONFINITE = "non-finite loss or gradient"
 # The optimizer's state holds the place in this list: loading a state dict turns strings into something else.
 REASONS = (NOT_STARTED, GRADIENT, STEP, LOSS, SLOPE, MAX_ITER, MAX_EVAL, ROUNDING, SEARCH_FAILED, NONFINITE)
 
+# A tolerance ended the run.
+CONVERGED = (GRADIENT, STEP, LOSS, SLOPE)
+
 
 @dataclass(frozen=True)
 class LBFGSReport:
@@ -43,4 +46,4 @@ class LBFGSReport:
     @property
     def converged(self) -> bool:
         """Whether a tolerance ended the last call of `step`."""
-        return self.reason in (GRADIENT, STEP, LOSS, SLOPE)
+        return self.reason in CONVERGED
