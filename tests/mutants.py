@@ -7,19 +7,23 @@ mutant's tests against a copy of the package with the passage replaced, and fail
 
 import argparse
 import importlib
+import multiprocessing.connection
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 TOPICS = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/mutants.py")))
+IMPORTED_ONCE = ("torch", "numpy", "scipy.optimize", "hypothesis.strategies", "tests.browser")
 # A mutant that never ends is noticed too.
 LIMIT_SECONDS = 300
 KILLED, SURVIVED, BROKEN = "killed", "survived", "broken"
@@ -52,31 +56,58 @@ def mutants_of(topic: str) -> list[Mutant]:
     return importlib.import_module(f"tests.{topic}.mutants").MUTANTS
 
 
-def fate(mutant: Mutant) -> tuple[str, str]:
-    """Run the mutant's tests against it: whether they noticed, and the end of what they printed."""
-    with tempfile.TemporaryDirectory(prefix="mutant_") as folder:
-        shutil.copytree(SOURCE / "steepest", Path(folder) / "steepest", ignore=shutil.ignore_patterns("node_modules"))
-        (Path(folder) / mutant.module).write_text(mutant.mutated())
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line", *mutant.tests]
-        # The copy comes first on the path, before the installed package.
-        environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            output, _ = process.communicate(timeout=LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            return KILLED, "ran past the limit"
-    # pytest: 0 all passed, 1 some failed; anything else means that nothing was tested.
-    return {0: SURVIVED, 1: KILLED}.get(process.returncode, BROKEN), output[-2000:]
+def copied(mutant: Mutant, folder: Path) -> None:
+    """Write a copy of the package with the mutant into a folder."""
+    shutil.copytree(SOURCE / "steepest", folder / "steepest", ignore=shutil.ignore_patterns("node_modules"))
+    (folder / mutant.module).write_text(mutant.mutated())
+
+
+def run_tests(mutant: Mutant, folder: Path) -> None:
+    """In a process of its own: run the mutant's tests against the copy, and end with pytest's status."""
+    os.setsid()
+    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONPATH"] = str(folder)  # for what the tests start in turn
+    # The copy comes first on the path, before the installed package.
+    sys.path.insert(0, str(folder))
+    os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--tb=line", *mutant.tests]))
+
+
+def fates(mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, str, str]]:
+    """Run every mutant's tests against it: whether they noticed, and the end of what they printed.
+
+    The processes are forked, so that torch and pytest are imported once for all of them.
+    """
+    if any(name == "steepest" or name.startswith("steepest.") for name in sys.modules):
+        raise RuntimeError("steepest is imported already, so that its mutants would not be")
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
+    fork = multiprocessing.get_context("fork")
+    waiting, running = list(mutants), {}
+    with tempfile.TemporaryDirectory(prefix="mutants_") as root:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                mutant = waiting.pop(0)
+                folder = Path(tempfile.mkdtemp(dir=root))
+                copied(mutant, folder)
+                process = fork.Process(target=run_tests, args=(mutant, folder))
+                process.start()
+                running[process] = (mutant, folder, time.monotonic() + LIMIT_SECONDS)
+            multiprocessing.connection.wait([process.sentinel for process in running], timeout=1)
+            for process, (mutant, folder, end) in list(running.items()):
+                late = time.monotonic() > end
+                if process.is_alive() and not late:
+                    continue
+                if late:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.join()
+                del running[process]
+                # pytest: 0 all passed, 1 some failed; anything else means that nothing was tested.
+                result = KILLED if late else {0: SURVIVED, 1: KILLED}.get(process.exitcode, BROKEN)
+                yield mutant, result, (folder / "output.txt").read_text(errors="replace")[-2000:]
+                shutil.rmtree(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,12 +127,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.match in mutant.misconception
     ]
     alive = 0
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for mutant, (result, output) in zip(chosen, pool.map(fate, chosen), strict=True):
-            print(f"{result:9} {mutant.module.removeprefix('steepest/')}: {mutant.misconception}", flush=True)
-            if result != KILLED:
-                alive += 1
-                print(output, flush=True)
+    for mutant, result, output in fates(chosen, options.jobs):
+        print(f"{result:9} {mutant.module.removeprefix('steepest/')}: {mutant.misconception}", flush=True)
+        if result != KILLED:
+            alive += 1
+            print(output, flush=True)
     print(f"{len(chosen) - alive} of {len(chosen)} mutants killed")
     return int(alive > 0)
 
