@@ -5,6 +5,8 @@ from tests.mutants import Mutant
 ACCUMULATION = ("tests/gradient_flow/test_accumulation.py",)
 BLOCKS = ("tests/gradient_flow/test_transformer_blocks.py",)
 JACOBIAN = ("tests/gradient_flow/test_jacobian.py",)
+GRADIENT_MONITOR = ("tests/gradient_flow/test_gradient_monitor.py",)
+DIAGNOSE = ("tests/gradient_flow/test_diagnose.py",)
 
 MUTANTS = [
     Mutant(
@@ -160,5 +162,131 @@ MUTANTS = [
         "jacobian = torch.cat(blocks)",
         "jacobian = blocks[0]",
         JACOBIAN,
+    ),
+    Mutant(
+        "a monitor that logs at steps 99, 199, ...",
+        "steepest/gradient_debugging/recorder.py",
+        "return self.step % self.every == 0",
+        "return (self.step + 1) % self.every == 0",
+        GRADIENT_MONITOR,
+    ),
+    Mutant(
+        "crashes on a model without gradients",
+        "steepest/gradient_flow/gradient_monitor.py",
+        "        if not statistics:\n",
+        "        if False:\n",
+        GRADIENT_MONITOR,
+    ),
+    Mutant(
+        "NaN invisible to max and min",
+        "steepest/gradient_flow/gradient_monitor.py",
+        "return math.nan if any(map(math.isnan, values)) else of(values)",
+        "return of(values)",
+        GRADIENT_MONITOR,
+    ),
+    Mutant(
+        "infinite entries counted with NaN",
+        "steepest/gradient_debugging/reductions.py",
+        "torch.count_nonzero(tensor.isnan())",
+        "torch.count_nonzero(tensor - tensor)",
+        GRADIENT_MONITOR,
+    ),
+    Mutant(
+        "norm > 100 whatever the loss does",
+        "steepest/gradient_flow/diagnose.py",
+        "len(large) < 0.9 * len(finite) or _loss_falls(records)",
+        "len(large) < 0.9 * len(finite)",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "one large norm is large throughout",
+        "steepest/gradient_flow/diagnose.py",
+        "len(large) < 0.9 * len(finite) or",
+        "not large or",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "a large norm always blamed on the rate",
+        "steepest/gradient_flow/causes.py",
+        "not at_start if large_updates is None else large_updates",
+        "True",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "growth always blamed on the rate",
+        "steepest/gradient_flow/diagnose.py",
+        "causes.of_growing_norm(shrunk)",
+        "causes.of_growing_norm(None)",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "growth that began after a dip isn't seen",
+        "steepest/gradient_flow/diagnose.py",
+        "since_low = middles[middles.index(min(middles)) :]",
+        "since_low = middles",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "every skip of a loss scaler is a symptom",
+        "steepest/gradient_flow/diagnose.py",
+        "(not record.finite and not record.skipped)",
+        "not record.finite",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "clipping said to cure NaN and infinity",
+        "steepest/gradient_flow/causes.py",
+        '" clipping cures neither NaN nor infinity"',
+        '" clip"',
+        DIAGNOSE,
+    ),
+    Mutant(
+        "forward and backward confused",
+        "steepest/gradient_flow/diagnose.py",
+        "loss_is_bad = None if first.loss is None else not math.isfinite(first.loss)",
+        "loss_is_bad = None if first.loss is None else math.isfinite(first.loss)",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "near zero judged on the total",
+        "steepest/gradient_flow/diagnose.py",
+        "if ratio < max(ROUNDING, VANISHED * best)]",
+        "if last[-1].total_norm < 1e-7]",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "near zero judged without the weights",
+        "steepest/gradient_flow/diagnose.py",
+        "ratios.setdefault(name, []).append(norm / weight)",
+        "ratios.setdefault(name, []).append(norm)",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "converged taken for vanished",
+        "steepest/gradient_flow/diagnose.py",
+        "converged=now < 1e-2 * then and not rose and not dead if losses_known else None",
+        "converged=False",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "missing gradients taken for small ones",
+        "steepest/gradient_flow/diagnose.py",
+        "detached=bool(detached)",
+        "detached=False",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "divergence taken for a spike",
+        "steepest/gradient_flow/diagnose.py",
+        "if math.isfinite(norm) and len(run) <= 3:",
+        "if True:",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "every spike blamed on the data",
+        "steepest/gradient_flow/diagnose.py",
+        "calm = returned_at_once and not _loss_stays_up(records, spikes)",
+        "calm = True",
+        DIAGNOSE,
     ),
 ]
