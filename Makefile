@@ -87,7 +87,7 @@ measure: setup
 	@touch $@
 
 bench: setup frontend .venv/peers
-	@for script in benchmarks/*.py; do python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/side_by_side.py,$(wildcard benchmarks/*.py)); do python $$script || exit 1; done
 
 clean:
 	rm -rf _build build *.egg-info src/*.egg-info .pytest_cache .hypothesis .ruff_cache

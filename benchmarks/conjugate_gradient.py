@@ -1,25 +1,19 @@
 """Conjugate gradients, linear and nonlinear, and Newton-CG, beside scipy, torchmin and torch.
 
-Run as ``python benchmarks/conjugate_gradient.py``. One CPU thread; contenders take turns in one process, in
-rotating order; times are of the processor, and ratios are medians over the rounds. Four tables:
+Run as ``python benchmarks/conjugate_gradient.py``. Four kinds of tables; the first two on a GPU, too:
 
-- A Hessian-vector product in units of a gradient: through a kept graph, and from scratch.
-- ``conjugate_gradient`` beside ``scipy.sparse.linalg.cg`` on a 2-D Laplacian, with torch's products in both and
-  with scipy's own sparse matrix.
-- ``newton_cg`` beside torchmin's, to the same largest entry of the gradient.
-- ``NonlinearCG`` beside scipy's CG and torch.optim.LBFGS: evaluations, of which a step takes all its time.
-
-With a CUDA GPU the first table and conjugate_gradient are measured there too. Results go to
-``benchmarks/results/conjugate_gradient.json``.
+- Hessian-vector products, through a kept graph, from scratch, and by torch.func; the baseline is a gradient. Target:
+  with the graph kept 0.7 of the time from scratch, since the forward pass and the first backward pass are saved.
+- ``conjugate_gradient`` beside ``scipy.sparse.linalg.cg`` on a 2-D Laplacian, float64, to a relative residual of 1e-6:
+  scipy with torch's product, the baseline, and with its own sparse matrix; and the products alone. On a GPU steepest
+  is the baseline. Target: no more time than the baseline.
+- ``newton_cg`` beside torchmin's, the baseline, to the same largest entry of the gradient. Target: no more time.
+- ``NonlinearCG`` beside scipy's CG, the baseline, and torch.optim.LBFGS: evaluations, of which a step takes all its
+  time. Here ``ratio`` is of evaluations. Target: no more of them than the baseline.
 """
 
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy
 import scipy.optimize
@@ -27,46 +21,25 @@ import scipy.sparse.linalg
 import torch
 import torchmin
 from lbfgs import chained_rosenbrock, extended_rosenbrock, logistic_regression
-from threadpoolctl import threadpool_limits
+from side_by_side import Row, Table, Target, compared, devices, interleaved, median_ratio, report
 
 from steepest.second_order import NonlinearCG, conjugate_gradient, hessian_vector_product, newton_cg
 from steepest.second_order.newton_cg import CurvatureGraph
 
-RESULTS = Path(__file__).parent / "results" / "conjugate_gradient.json"
 GRADIENT_TOLERANCE = 1e-6
 SIDE = 200  # points along a side of the Laplacian's grid
+PRODUCT_ROUNDS, LINEAR_ROUNDS = 31, 11
+OWN = "steepest"
+KEPT, FRESH = "product, graph kept", "product from scratch"
+SCIPY, SCIPY_SPARSE = "scipy, torch's product", "scipy, its sparse matrix"
+PRODUCTS = "products alone"
+TORCHMIN = "torchmin"
+OWN_NONLINEAR, SCIPY_NONLINEAR = "NonlinearCG PR+", "scipy CG"
 
-Row = dict[str, float | int | str]
-
-
-def timed(contenders: dict[str, Callable[[], object]], rounds: int, cuda: bool = False) -> dict[str, list[float]]:
-    """Return the seconds of each contender in each round, the order rotated from round to round."""
-    clock = time.perf_counter if cuda else time.process_time
-    names = list(contenders)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:
-        contenders[name]()
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            if cuda:
-                torch.cuda.synchronize()
-            began = clock()
-            contenders[name]()
-            if cuda:
-                torch.cuda.synchronize()
-            seconds[name].append(clock() - began)
-    return seconds
+Loss = Callable[[torch.Tensor], torch.Tensor]
 
 
-def ratios(seconds: dict[str, list[float]], baseline: str) -> dict[str, float]:
-    """Return each contender's median ratio to the baseline's time in the same round."""
-    return {
-        name: statistics.median(own / base for own, base in zip(times, seconds[baseline], strict=True))
-        for name, times in seconds.items()
-    }
-
-
-def perceptron(device: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+def perceptron(device: str) -> tuple[Loss, torch.Tensor]:
     """Return the loss of a three-layer tanh network on random data as a function of its flat weights, and a start."""
     generator = torch.Generator().manual_seed(0)
     sizes = (128, 256, 256, 10)
@@ -88,8 +61,8 @@ def perceptron(device: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], tor
     return loss, start
 
 
-def measure_products(device: str) -> dict[str, Row]:
-    """Time a gradient, and a Hessian-vector product by each way, on a network of 101,000 weights."""
+def measure_products(device: str) -> Table:
+    """Time a gradient, and a Hessian-vector product by each way, on a network of 100,864 weights."""
     loss, start = perceptron(device)
     vector = torch.randn(start.shape, generator=torch.Generator().manual_seed(1)).to(device)
     variable = start.clone().requires_grad_()
@@ -98,12 +71,15 @@ def measure_products(device: str) -> dict[str, Row]:
     contenders = {
         "gradient": lambda: torch.autograd.grad(loss(variable), variable),
         "gradient with its graph kept": lambda: CurvatureGraph(loss, start),
-        "product, graph kept": lambda: kept.product(vector),
-        "product from scratch": lambda: hessian_vector_product(loss, start, vector),
+        KEPT: lambda: kept.product(vector),
+        FRESH: lambda: hessian_vector_product(loss, start, vector),
         "product, torch.func forward over reverse": lambda: torch.func.jvp(dual, (start,), (vector,)),
     }
-    relative = ratios(timed(contenders, 31, device == "cuda"), "gradient")
-    return {name: {"gradients": value} for name, value in relative.items()}
+    times = interleaved(contenders, PRODUCT_ROUNDS, device)
+    why = "the forward pass is too small a part"
+    targets = [Target("time of graph kept over from scratch", median_ratio(times[KEPT], times[FRESH]), 0.7, why)]
+    title = "Hessian-vector products of a perceptron"
+    return Table(title, device, PRODUCT_ROUNDS, "gradient", compared(times, "gradient"), targets)
 
 
 def laplacian(field: torch.Tensor) -> torch.Tensor:
@@ -117,8 +93,8 @@ def laplacian(field: torch.Tensor) -> torch.Tensor:
     return result.view(-1)
 
 
-def measure_linear(device: str) -> dict[str, Row]:
-    """Solve for a random right side to a relative residual of 1e-6, float64."""
+def measure_linear(device: str) -> Table:
+    """Solve for a random right side."""
     b = torch.randn(SIDE * SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device)
     one = scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(SIDE, SIDE))
     eye = scipy.sparse.eye_array(SIDE)
@@ -129,38 +105,33 @@ def measure_linear(device: str) -> dict[str, Row]:
     iterations: dict[str, int] = {}
 
     def own() -> None:
-        iterations["steepest"] = conjugate_gradient(laplacian, b, rtol=1e-6, true_residual=False).iterations
+        iterations[OWN] = conjugate_gradient(laplacian, b, rtol=1e-6, true_residual=False).iterations
 
-    def peer(name: str, operand: object) -> Callable[[], None]:
-        def solve() -> None:
-            steps: list[None] = []
-            scipy.sparse.linalg.cg(operand, b.numpy(), rtol=1e-6, callback=lambda x: steps.append(None))
-            iterations[name] = len(steps)
-
-        return solve
+    def peer(name: str, operand: object) -> None:
+        steps: list[None] = []
+        scipy.sparse.linalg.cg(operand, b.numpy(), rtol=1e-6, callback=lambda x: steps.append(None))
+        iterations[name] = len(steps)
 
     def products() -> None:
-        vector = b
-        for _ in range(iterations["steepest"]):
-            laplacian(vector)
+        for _ in range(iterations[OWN]):
+            laplacian(b)
 
-    contenders: dict[str, Callable[[], object]] = {"steepest": own, "products alone": products}
+    contenders: dict[str, Callable[[], object]] = {OWN: own, PRODUCTS: products}
     if device == "cpu":
-        contenders["scipy, torch's product"] = peer("scipy, torch's product", operator)
-        contenders["scipy, its sparse matrix"] = peer("scipy, its sparse matrix", matrix)
-    seconds = timed(contenders, 11, device == "cuda")
-    relative = ratios(seconds, "steepest" if device == "cuda" else "scipy, torch's product")
-    return {
-        name: {
-            "time_ratio": relative[name],
-            "milliseconds": 1e3 * statistics.median(seconds[name]),
-            "iterations": iterations.get(name, iterations["steepest"]),
-        }
-        for name in contenders
-    }
+        contenders[SCIPY] = partial(peer, SCIPY, operator)
+        contenders[SCIPY_SPARSE] = partial(peer, SCIPY_SPARSE, matrix)
+    baseline = SCIPY if device == "cpu" else OWN
+    rows = compared(interleaved(contenders, LINEAR_ROUNDS, device), baseline)
+    for name, row in rows.items():
+        row["iterations"] = iterations.get(name)
+    targets = []
+    if device == "cpu":
+        why = f"the products alone take {rows[PRODUCTS]['ratio']:.3f}"
+        targets.append(Target("time of conjugate_gradient over scipy's cg", rows[OWN]["ratio"], 1.0, why))
+    return Table(f"linear CG, Laplacian of {SIDE} x {SIDE}", device, LINEAR_ROUNDS, baseline, rows, targets)
 
 
-def gradient_max(loss: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:
+def gradient_max(loss: Loss, x: torch.Tensor) -> float:
     """Return the largest entry of the gradient, computed anew."""
     variable = x.detach().clone().requires_grad_()
     return torch.autograd.grad(loss(variable), variable)[0].abs().max().item()
@@ -169,7 +140,7 @@ def gradient_max(loss: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) 
 class Counted:
     """A function that counts its calls."""
 
-    def __init__(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, fn: Loss) -> None:
         self.fn = fn
         self.calls = 0
 
@@ -178,7 +149,7 @@ class Counted:
         return self.fn(x)
 
 
-def iterations_of_torchmin(loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> int:
+def iterations_of_torchmin(loss: Loss, start: torch.Tensor) -> int:
     """Return after how many iterations torchmin's gradient is as small as `newton_cg` makes it.
 
     torchmin ends by the length of its step, which says little about the gradient. So it is run once with a test in
@@ -195,7 +166,7 @@ def iterations_of_torchmin(loss: Callable[[torch.Tensor], torch.Tensor], start: 
     return len(seen)
 
 
-def problems() -> dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor, int]]:
+def problems() -> dict[str, tuple[Loss, torch.Tensor, int]]:
     """Return losses, starts and rounds."""
     start = torch.tensor([-1.2, 1.0], dtype=torch.float64)
     return {
@@ -209,40 +180,33 @@ def problems() -> dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.
     }
 
 
-def measure_newton() -> dict[str, dict[str, Row]]:
+def measure_newton(problem: str, loss: Loss, start: torch.Tensor, rounds: int) -> Table:
     """Minimise by both Newton-CGs to the same largest entry of the gradient."""
-    tables = {}
-    for problem, (loss, start, rounds) in problems().items():
-        limit = iterations_of_torchmin(loss, start)
-        runs: dict[str, Callable[..., object]] = {
-            "steepest": lambda fn, start=start: newton_cg(fn, start, tolerance_grad=GRADIENT_TOLERANCE),
-            "steepest, η <= 0.5": lambda fn, start=start: newton_cg(
-                fn, start, tolerance_grad=GRADIENT_TOLERANCE, forcing=0.5
-            ),
-            "torchmin": lambda fn, start=start, limit=limit: torchmin.minimize(
-                fn, start, method="newton-cg", max_iter=limit, options={"xtol": 0.0}
-            ),
+    limit = iterations_of_torchmin(loss, start)
+    runs: dict[str, Callable[[Loss], object]] = {
+        OWN: lambda fn: newton_cg(fn, start, tolerance_grad=GRADIENT_TOLERANCE),
+        "steepest, η <= 0.5": lambda fn: newton_cg(fn, start, tolerance_grad=GRADIENT_TOLERANCE, forcing=0.5),
+        TORCHMIN: lambda fn: torchmin.minimize(fn, start, method="newton-cg", max_iter=limit, options={"xtol": 0.0}),
+    }
+    rows = compared(interleaved({name: partial(run, loss) for name, run in runs.items()}, rounds, "cpu"), TORCHMIN)
+    for name, run in runs.items():
+        counted = Counted(loss)
+        result = run(counted)
+        peer = name == TORCHMIN
+        rows[name] |= {
+            "iterations": result.nit if peer else result.iterations,
+            "evaluations": counted.calls,
+            "products": result.ncg if peer else result.hessian_vector_products,
+            "loss": loss(result.x).item(),
+            "gradient_max": gradient_max(loss, result.x),
         }
-        relative = ratios(timed({name: partial(run, loss) for name, run in runs.items()}, rounds), "torchmin")
-        tables[problem] = {}
-        for name, run in runs.items():
-            counted = Counted(loss)
-            result = run(counted)
-            peer = name == "torchmin"
-            tables[problem][name] = {
-                "time_ratio": relative[name],
-                "iterations": result.nit if peer else result.iterations,
-                "evaluations": counted.calls,
-                "products": result.ncg if peer else result.hessian_vector_products,
-                "loss": loss(result.x).item(),
-                "gradient_max": gradient_max(loss, result.x),
-            }
-    return tables
+    targets = [Target("time of newton_cg over torchmin's", rows[OWN]["ratio"], 1.0, "see evaluations and products")]
+    return Table(f"Newton-CG: {problem}", "cpu", rounds, TORCHMIN, rows, targets)
 
 
 def minimise_by(
     kind: type[torch.optim.Optimizer],
-    loss: Callable[[torch.Tensor], torch.Tensor],
+    loss: Loss,
     start: torch.Tensor,
     **options: object,
 ) -> tuple[torch.Tensor, int]:
@@ -265,7 +229,7 @@ def minimise_by(
     return point.detach(), evaluations
 
 
-def minimise_by_scipy(loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> tuple[torch.Tensor, int]:
+def minimise_by_scipy(loss: Loss, start: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Minimise by scipy's nonlinear CG (Polak-Ribière+) with values and gradients from torch."""
 
     def value_and_gradient(x: numpy.ndarray) -> tuple[float, numpy.ndarray]:
@@ -278,78 +242,49 @@ def minimise_by_scipy(loss: Callable[[torch.Tensor], torch.Tensor], start: torch
     return torch.from_numpy(result.x), result.nfev
 
 
-def measure_nonlinear() -> dict[str, dict[str, Row]]:
+def measure_nonlinear(problem: str, loss: Loss, start: torch.Tensor) -> Table:
     """Count evaluations to the same largest entry of the gradient."""
-    tables = {}
-    for problem, (loss, start, _) in problems().items():
-        fletcher_reeves = {"beta": "fletcher_reeves"}
-        ends = {
-            "NonlinearCG PR+": minimise_by(NonlinearCG, loss, start),
-            "NonlinearCG PR+, restarts by (5.52)": minimise_by(NonlinearCG, loss, start, restart_threshold=0.1),
-            "NonlinearCG FR": minimise_by(NonlinearCG, loss, start, **fletcher_reeves),
-            "NonlinearCG FR, no restarts by (5.52)": minimise_by(
-                NonlinearCG, loss, start, restart_threshold=float("inf"), **fletcher_reeves
-            ),
-            "scipy CG": minimise_by_scipy(loss, start),
-            "torch LBFGS, m = 10": minimise_by(
-                torch.optim.LBFGS, loss, start, history_size=10, line_search_fn="strong_wolfe"
-            ),
+    fletcher_reeves = {"beta": "fletcher_reeves"}
+    lbfgs = {"history_size": 10, "line_search_fn": "strong_wolfe"}
+    ends = {
+        OWN_NONLINEAR: minimise_by(NonlinearCG, loss, start),
+        "NonlinearCG PR+, restarts by (5.52)": minimise_by(NonlinearCG, loss, start, restart_threshold=0.1),
+        "NonlinearCG FR": minimise_by(NonlinearCG, loss, start, **fletcher_reeves),
+        "NonlinearCG FR, no restarts by (5.52)": minimise_by(
+            NonlinearCG, loss, start, restart_threshold=float("inf"), **fletcher_reeves
+        ),
+        SCIPY_NONLINEAR: minimise_by_scipy(loss, start),
+        "torch LBFGS, m = 10": minimise_by(torch.optim.LBFGS, loss, start, **lbfgs),
+    }
+    base = ends[SCIPY_NONLINEAR][1]
+    rows: dict[str, Row] = {
+        name: {
+            "ratio": count / base,
+            "evaluations": count,
+            "loss": loss(point).item(),
+            "gradient_max": gradient_max(loss, point),
         }
-        tables[problem] = {
-            name: {"evaluations": count, "loss": loss(point).item(), "gradient_max": gradient_max(loss, point)}
-            for name, (point, count) in ends.items()
-        }
-    return tables
+        for name, (point, count) in ends.items()
+    }
+    why = "c2 = 0.1 here, 0.4 there: closer searches, fewer directions"
+    targets = [Target("evaluations over scipy's CG", rows[OWN_NONLINEAR]["ratio"], 1.0, why)]
+    return Table(f"nonlinear CG: {problem}", "cpu", 1, SCIPY_NONLINEAR, rows, targets)
 
 
-def show(title: str, rows: dict[str, Row]) -> None:
-    """Print one table."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    print(f"\n{title}\n  {'':42}" + "".join(f"{column:>14}" for column in columns))
-    for name, row in rows.items():
-        print(f"  {name:42}" + "".join(f"{row[column]:>14.5g}" for column in columns))
-
-
-def verdict(what: str, value: float, target: float, why: str) -> dict[str, object]:
-    """Print and return whether a target is met, and the reason if it isn't."""
-    met = value <= target
-    print(f"  {what}: {value:.3f}, target {target}: " + ("met" if met else f"missed; {why}"))
-    return {"what": what, "value": value, "target": target, "met": met}
+def tables() -> Iterator[Table]:
+    """Measure products and linear systems on all devices, minimisations on the CPU."""
+    for device in devices():
+        yield measure_products(device)
+        yield measure_linear(device)
+    for problem, (loss, start, rounds) in problems().items():
+        yield measure_newton(problem, loss, start, rounds)
+        yield measure_nonlinear(problem, loss, start)
 
 
 def main() -> None:
     """Measure, print the tables, write the results."""
-    torch.set_num_threads(1)
-    results: dict[str, object] = {}
-    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        products = measure_products(device)
-        show(f"Hessian-vector products on {device}, in gradients", products)
-        kept, fresh = (products[name]["gradients"] for name in ("product, graph kept", "product from scratch"))
-        targets = [
-            verdict("graph kept over from scratch", kept / fresh, 0.7, "the forward pass is too small a part"),
-        ]
-        linear = measure_linear(device)
-        show(f"linear CG on {device}, Laplacian of {SIDE} x {SIDE}", linear)
-        if device == "cpu":
-            alone = linear["products alone"]["time_ratio"]
-            why = f"the products alone take {alone:.3f}"
-            targets.append(verdict("conjugate_gradient over scipy's cg", linear["steepest"]["time_ratio"], 1.0, why))
-        results[device] = {"products": products, "linear": linear, "targets": targets}
-    newton = measure_newton()
-    for problem, rows in newton.items():
-        show(f"Newton-CG: {problem}", rows)
-        verdict("newton_cg over torchmin's", rows["steepest"]["time_ratio"], 1.0, "see evaluations and products")
-    nonlinear = measure_nonlinear()
-    for problem, rows in nonlinear.items():
-        show(f"Nonlinear CG: {problem}", rows)
-        over = rows["NonlinearCG PR+"]["evaluations"] / rows["scipy CG"]["evaluations"]
-        verdict("evaluations over scipy's CG", over, 1.0, "c2 = 0.1 here, 0.4 there: closer searches, fewer directions")
-    results.update(newton=newton, nonlinear=nonlinear)
-    results["versions"] = {"python": platform.python_version(), "torch": torch.__version__, "scipy": scipy.__version__}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    report("conjugate_gradient", tables, ["scipy", "pytorch-minimize"])
 
 
 if __name__ == "__main__":
-    with threadpool_limits(1):
-        main()
+    main()

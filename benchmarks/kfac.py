@@ -1,26 +1,24 @@
 """A KFAC training step beside a plain SGD step, and beside curvlinops' KFAC where that computes the same.
 
-Run as ``python benchmarks/kfac.py``. One CPU thread, float32, and the first CUDA GPU if there is one. A step is
-forward pass, backward pass, and the optimizer's work; with an interval of k, factors and inverses are renewed once in
-k steps, and the time is the mean over those k. ``steepest, exact`` and ``curvlinops, exact`` take the expectation over
-all classes and renew everything at each step, without running averages; the steps that they propose are compared first.
-curvlinops makes its factors in a forward pass of its own. The contenders take turns in one process; CPU times are of
-the processor, and ratios are medians over the rounds. Results go to ``benchmarks/results/kfac.json``.
+Run as ``python benchmarks/kfac.py``. float32. A step is forward pass, backward pass, and the optimizer's work; with an
+interval of k, factors and inverses are renewed once in k steps, and the time is the mean over those k.
+
+Contenders: torch's SGD, the baseline; steepest's KFAC with several intervals; and ``steepest, exact`` and ``curvlinops,
+exact``, which take the expectation over all classes and renew everything at each step, without running averages.
+curvlinops makes its factors in a forward pass of its own. The steps that the exact two propose are compared first:
+their relative difference is ``deviation``, and one beyond rounding ends the benchmark.
+
+Target: steepest's exact step takes no longer than curvlinops'.
 """
 
 import itertools
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from curvlinops import KFACInverseLinearOperator, KFACLinearOperator
 from curvlinops.kfac import FisherType
-from threadpoolctl import threadpool_limits
+from side_by_side import Table, Target, compared, devices, interleaved, median_ratio, report
 from torch.nn.functional import cross_entropy
 
 from steepest.second_order import KFAC
@@ -29,9 +27,9 @@ DAMPING = 1e-2
 ROUNDS = 7
 INTERVALS = (1, 10, 50)
 BASELINE = "SGD"
+OWN, PEER = "steepest, exact", "curvlinops, exact"
 # The steps of the two libraries agree to rounding; this is far above it and far below any other scheme's.
 AGREEMENT = 1e-3
-RESULTS = Path(__file__).parent / "results" / "kfac.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,11 @@ class Contender:
 
     step: Callable[[], None]
     period: int
+
+    def run(self) -> None:
+        """Take the steps of a period."""
+        for _ in range(self.period):
+            self.step()
 
 
 def mlp() -> torch.nn.Module:
@@ -148,7 +151,7 @@ def deviation(problem: Problem) -> float:
             models.append(problem.build())
             return models[-1]
 
-        contender = make(Problem(problem.name, build, problem.inputs, problem.targets))
+        contender = make(replace(problem, build=build))
         before = [p.detach().clone() for p in models[0].parameters()]
         contender.step()
         moves.append(
@@ -157,79 +160,48 @@ def deviation(problem: Problem) -> float:
     return ((moves[0] - moves[1]).norm() / moves[0].norm()).item()
 
 
-def seconds_per_step(contender: Contender, device: torch.device) -> float:
-    """Return the mean time of the steps of a period."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(contender.period):
-            contender.step()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - began) / contender.period
-    began = time.process_time()
-    for _ in range(contender.period):
-        contender.step()
-    return (time.process_time() - began) / contender.period
-
-
-def measure(problem: Problem) -> dict[str, dict[str, float]]:
-    """Return for each contender its median milliseconds a step and median ratio to SGD."""
+def measure(problem: Problem, device: str) -> Table:
+    """Compare the exact steps, then time a step of each contender."""
+    difference = deviation(problem)
+    if difference > AGREEMENT:
+        raise RuntimeError(f"the steps differ by {difference:.1e}: the contenders don't compute the same")
     contenders = {
         BASELINE: sgd(problem),
         **{f"steepest, interval {k}": steepest(problem, k) for k in INTERVALS},
-        "steepest, exact": steepest(problem, 1, None, 0.0),
-        "curvlinops, exact": curvlinops(problem),
+        OWN: steepest(problem, 1, None, 0.0),
+        PEER: curvlinops(problem),
     }
-    names = list(contenders)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(ROUNDS + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            taken = seconds_per_step(contenders[name], problem.inputs.device)
-            # The first round warms up.
-            if turn:
-                seconds[name].append(taken)
-    rows = {}
-    for name, own in seconds.items():
-        ratios = [one / base for one, base in zip(own, seconds[BASELINE], strict=True)]
-        rows[name] = {"ratio": statistics.median(ratios), "milliseconds": 1e3 * statistics.median(own)}
-    pairs = zip(seconds["steepest, exact"], seconds["curvlinops, exact"], strict=True)
-    rows["steepest, exact"]["ratio_to_curvlinops"] = statistics.median(own / peer for own, peer in pairs)
-    return rows
+    periods = interleaved({name: contender.run for name, contender in contenders.items()}, ROUNDS, device)
+    times = {name: [t / contenders[name].period for t in own] for name, own in periods.items()}
+    why = "both take a backward pass for each class"
+    targets = [Target("time over curvlinops'", median_ratio(times[OWN], times[PEER]), 1.0, why)]
+    rows = compared(times, BASELINE)
+    rows[OWN]["deviation"] = difference
+    return Table(problem.name, device, ROUNDS, BASELINE, rows, targets)
+
+
+def problems(device: str) -> list[Problem]:
+    """Return the problems, their batches on a device."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(10, (128,), generator=generator).to(device)
+    inputs = torch.randn(128, 784, generator=generator).to(device)
+    return [
+        Problem("perceptron 784-256-256-10, batch 128", mlp, inputs, targets),
+        Problem("two convolutions, 28 x 28, batch 128", convolutional, inputs.view(-1, 1, 28, 28), targets),
+    ]
+
+
+def tables() -> Iterator[Table]:
+    """Measure all problems on all devices."""
+    for device in devices():
+        for problem in problems(device):
+            yield measure(problem, device)
 
 
 def main() -> None:
-    """Measure all problems, print a table, write the results."""
-    torch.set_num_threads(1)
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    results = {}
-    for device in devices:
-        generator = torch.Generator().manual_seed(0)
-        targets = torch.randint(10, (128,), generator=generator).to(device)
-        inputs = torch.randn(128, 784, generator=generator).to(device)
-        problems = [
-            Problem(f"perceptron 784-256-256-10, batch 128, {device}", mlp, inputs, targets),
-            Problem(
-                f"two convolutions, 28x28, batch 128, {device}", convolutional, inputs.view(-1, 1, 28, 28), targets
-            ),
-        ]
-        for problem in problems:
-            difference = deviation(problem)
-            rows = measure(problem)
-            results[problem.name] = {"deviation_from_curvlinops": difference, "contenders": rows}
-            print(f"\n{problem.name} ({ROUNDS} rounds)")
-            print(f"  {'':22} {'ratio to SGD':>12} {'ms a step':>10}")
-            for name, row in rows.items():
-                print(f"  {name:22} {row['ratio']:>12.2f} {row['milliseconds']:>10.2f}")
-            if difference > AGREEMENT:
-                raise RuntimeError(f"the steps differ by {difference:.1e}: the contenders don't compute the same")
-            ratio = rows["steepest, exact"]["ratio_to_curvlinops"]
-            verdict = "met" if ratio <= 1 else "missed"
-            print(f"  exact: steps differ by {difference:.1e}; {ratio:.2f} of curvlinops' time, target 1.00: {verdict}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    RESULTS.write_text(json.dumps({"versions": versions, "problems": results}, indent=2) + "\n")
+    """Measure, print the tables, write the results."""
+    report("kfac", tables, ["curvlinops-for-pytorch"])
 
 
 if __name__ == "__main__":
-    with threadpool_limits(1):
-        main()
+    main()

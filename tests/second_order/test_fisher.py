@@ -221,6 +221,14 @@ def test_grad_mode_of_the_caller_does_not_matter(mode):
         torch.testing.assert_close(empirical_fisher(model, named(model), inputs, targets), expected[1])
 
 
+def test_autocast_of_the_caller_does_not_matter():
+    model, (inputs, targets) = network(torch.float32), batch(dtype=torch.float32)
+    expected = fisher_information(model, named(model), inputs), empirical_fisher(model, named(model), inputs, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fisher_information(model, named(model), inputs), empirical_fisher(model, named(model), inputs, targets)
+    assert all(torch.equal(matrix, other) for matrix, other in zip(found, expected, strict=True))
+
+
 def test_non_contiguous_inputs_and_one_datum():
     model, (inputs, _) = network(), batch(4)
     strided = inputs.repeat_interleave(2, dim=1)[:, ::2]

@@ -123,6 +123,15 @@ def test_grad_mode_of_the_caller_does_not_matter_and_nothing_is_changed(mode):
     assert vector.grad is None and all(p.grad is None for p in model.parameters())
 
 
+def test_autocast_of_the_caller_does_not_matter():
+    model, (inputs, targets) = network(torch.float32), batch(dtype=torch.float32)
+    arguments = model, named(model), inputs, lambda f: cross_entropy(f, targets)
+    expected = gauss_newton_matrix(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gauss_newton_matrix(*arguments), expected)
+        torch.testing.assert_close(gauss_newton_vector_product(*arguments, torch.eye(31)[0]), expected[0])
+
+
 def test_the_host_reads_nothing():
     model, (inputs, targets) = network(), batch()
     with host_reads() as reads:

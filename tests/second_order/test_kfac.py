@@ -242,6 +242,14 @@ def test_a_layer_without_gradient_has_damping_alone():
     assert not singular
 
 
+@pytest.mark.parametrize(("a", "g"), [(1e3, 1e-37), (1e-37, 1e3), (1e20, 1e-20)])
+def test_pi_stays_in_the_range_of_float32(a, g):
+    inverses = damped_inverses(torch.tensor([[a]]), torch.tensor([[g]]), damping=1e-2)
+    assert not inverses[2]
+    # Of one by one factors the damped product is a g + 2 √(λ a g) + λ.
+    torch.testing.assert_close(inverses[0] * inverses[1], torch.tensor([[1 / (a * g + 0.2 * (a * g) ** 0.5 + 1e-2)]]))
+
+
 def test_running_averages_start_as_means_and_then_decay():
     model, optimizer = network(), None
     optimizer = kfac(model, lr=0.0, decay=0.6)
@@ -416,7 +424,6 @@ def test_state_dict_round_trip_continues_bit_for_bit(through):
         train_step(optimizer, model, *batch(seed=step))
     twin, twin_generator = copy.deepcopy(network()), torch.Generator()
     twin.load_state_dict(model.state_dict())
-    twin_generator.set_state(generator.get_state())
     restored = kfac(twin, generator=twin_generator, lr=99.0)
     state_dict = optimizer.state_dict()
     if through == "file":
@@ -458,8 +465,11 @@ def test_a_compiled_model_takes_the_same_steps():
 def test_a_failed_forward_pass_leaves_no_record_behind():
     model, (inputs, targets) = network(), batch()
     optimizer = kfac(model)
+    outputs = model(inputs)
     with pytest.raises(RuntimeError):
         model(inputs[:, :2])
+    with pytest.raises(ValueError, match="needs a forward pass of model"):
+        optimizer.update_factors(outputs)
     assert model[0](inputs).shape == model[0](inputs).shape
     train_step(optimizer, model, inputs, targets)
 
@@ -570,11 +580,58 @@ def test_only_the_training_forward_pass_is_recorded():
     torch.testing.assert_close(optimizer.state[model[0].weight]["input_factor"], factors)
 
 
+def test_outputs_of_an_earlier_pass_are_refused():
+    model, (inputs, targets) = network(), batch()
+    optimizer = kfac(model)
+    for _ in range(2):
+        outputs = model(inputs)
+        model(inputs * 2)
+        with pytest.raises(ValueError, match="outputs must come from the last forward pass of model"):
+            optimizer.update_factors(outputs)
+        train_step(optimizer, model, inputs, targets)
+
+
+def test_a_copy_of_the_model_is_not_watched():
+    model, (inputs, _) = network(), batch()
+    optimizer = kfac(model)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    outputs = model(inputs)
+    average(inputs * 7)
+    optimizer.update_factors(outputs)
+    oracle = kfac(model)
+    oracle.update_factors(model(inputs))
+    for name in ("input_factor", "gradient_factor"):
+        assert torch.equal(*(o.state[model[0].weight][name] for o in (optimizer, oracle)))
+    with pytest.raises(TypeError, match="KFAC can't be copied or pickled: make one for the copy of model"):
+        copy.deepcopy((model, optimizer))
+
+
+def test_a_layer_left_out_of_a_pass_keeps_its_factors():
+    class Dropped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.depth = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), 2
+
+        def forward(self, x):
+            return self.last(self.first(x) if self.depth == 2 else x)
+
+    model, (inputs, targets) = Dropped().double(), batch()
+    optimizer = kfac(model, factor_interval=2)
+    # The first layer's second step, and with it its next update, comes later than the other's.
+    for depth, updates in ((2, (1, 1)), (1, (1, 1)), (2, (1, 2)), (1, (1, 2)), (2, (2, 3))):
+        model.depth = depth
+        train_step(optimizer, model, inputs, targets)
+        assert tuple(optimizer.state[m.weight]["updates"] for m in (model.first, model.last)) == updates
+
+
 def test_hooks_can_be_removed():
     model, (inputs, targets) = network(), batch()
     optimizer = kfac(model)
     train_step(optimizer, model, inputs, targets)
+    outputs = model(inputs)
     optimizer.remove_hooks()
+    with pytest.raises(ValueError, match="needs a forward pass of model"):
+        optimizer.update_factors(outputs)
     assert not model._forward_pre_hooks and not any(m._forward_hooks for m in model.modules())
     cross_entropy(model(inputs), targets).backward()
     optimizer.step()
@@ -591,6 +648,34 @@ def test_autocast_has_factors_in_the_parameters_precision():
         found, oracle = (o.state[model[2].weight][name] for o in (optimizer, exact))
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, oracle, rtol=0.05, atol=0.02)
+
+
+def test_a_step_under_autocast_is_a_step_outside():
+    ends = []
+    for enabled in (False, True):
+        model, (inputs, targets) = network(torch.float32), batch(dtype=torch.float32)
+        optimizer = kfac(model)
+        outputs = model(inputs)
+        optimizer.update_factors(outputs)
+        cross_entropy(outputs, targets).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            optimizer.step()
+        ends.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
+
+
+def test_one_image_without_a_batch_dimension():
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(2, 3, 2, padding=1, padding_mode="reflect").double()
+    image = torch.randn(2, 4, 4, dtype=torch.float64)
+    factors = []
+    for inputs in (image, image[None]):
+        optimizer = kfac(model, likelihood="gaussian")
+        optimizer.update_factors(model(inputs).reshape(1, -1))
+        factors.append(optimizer.state[model.weight])
+        optimizer.remove_hooks()
+    for name in ("input_factor", "gradient_factor"):
+        torch.testing.assert_close(factors[0][name], factors[1][name])
 
 
 def test_keyword_calls_and_a_model_that_is_a_single_layer():
@@ -677,13 +762,25 @@ def test_wrong_options_are_named(options, error, message):
 
 def test_layers_that_have_no_kronecker_factors_are_refused_by_name():
     grouped = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1, groups=2), torch.nn.Flatten(), torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="weight of '0', a Conv2d with groups"):
+    with pytest.raises(ValueError, match=r"params\[0\] has no Kronecker factors .* '0' is a Conv2d with groups; leave"):
         kfac(grouped)
     KFAC(grouped[2].parameters(), grouped)
     tied = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     tied[1].weight = tied[0].weight
-    with pytest.raises(ValueError, match="layers '0' and '1' of model share their weight"):
+    with pytest.raises(ValueError, match=r"params\[0\] has .* as '0' and '1' of model share it"):
         kfac(tied)
+    embedded = torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.Linear(3, 4))
+    embedded[1].weight = embedded[0].weight
+    with pytest.raises(ValueError, match=r"params\[0\] has .* as '0' and '1' of model share it"):
+        kfac(embedded)
+    # One bias with two weights: the second layer would precondition what the first one made of its gradient.
+    shifted = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    shifted[1].bias = shifted[0].bias
+    with pytest.raises(ValueError, match=r"params\[1\] has .* as '0' and '1' of model share it"):
+        kfac(shifted)
+    optimizer = KFAC([shifted[0].weight, shifted[1].weight], shifted, samples=None)
+    train_step(optimizer, shifted, torch.eye(2), torch.tensor([0, 1]))
+    assert len(optimizer.state[shifted[0].weight]["input_factor"]) == 2
     layer = torch.nn.Linear(2, 2)
     repeated = torch.nn.Sequential(layer, torch.nn.Tanh(), layer)
     optimizer = kfac(repeated)
@@ -722,6 +819,10 @@ def test_singular_factors_are_refused_and_change_nothing():
     damped = kfac(model)
     with pytest.raises(ValueError, match=r"damped factors of '0', '2' are singular .* or not finite"):
         train_step(damped, model, inputs * math.inf, targets)
+    # Not even a pivot: all inputs are zero.
+    layer = torch.nn.Linear(3, 3, bias=False).double()
+    with pytest.raises(ValueError, match="damped factors of 'model' are singular"):
+        train_step(kfac(layer, damping=0.0), layer, inputs * 0, targets)
 
 
 def test_sparse_gradients_are_refused():

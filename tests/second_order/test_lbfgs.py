@@ -508,13 +508,20 @@ def test_memory_of_the_history_does_not_move():
             ValueError,
             "one parameter group only",
         ),
-        ([torch.ones(2)], {"lr": 0}, ValueError, "lr must be finite and > 0"),
+        ([torch.ones(2)], {"lr": 0}, ValueError, "lr must be > 0"),
+        ([torch.ones(2)], {"lr": torch.tensor(math.inf)}, ValueError, "lr must be finite"),
+        ([torch.ones(2)], {"lr": "1"}, TypeError, "lr must be a Python number"),
+        ([torch.ones(2)], {"max_iter": "20"}, TypeError, "max_iter must be a Python int"),
+        ([torch.ones(2)], {"max_iter": 2.5}, TypeError, "max_iter must be a Python int"),
+        ([torch.ones(2)], {"max_eval": 7.5}, TypeError, "max_eval must be a Python int"),
+        ([torch.ones(2)], {"history_size": 1.5}, TypeError, "history_size must be a Python int"),
+        ([torch.ones(2)], {"tolerance_grad": None}, TypeError, "tolerance_grad must be a Python number"),
         ([torch.ones(2)], {"lr": torch.ones(2)}, ValueError, "lr as a tensor must have one element"),
         ([torch.ones(2)], {"max_iter": 0}, ValueError, "max_iter must be >= 1"),
         ([torch.ones(2)], {"max_eval": 0}, ValueError, "max_eval must be >= 1"),
         ([torch.ones(2)], {"history_size": 0}, ValueError, "history_size must be >= 1"),
         ([torch.ones(2)], {"tolerance_grad": -1}, ValueError, "tolerance_grad must be >= 0"),
-        ([torch.ones(2)], {"tolerance_change": math.nan}, ValueError, "tolerance_change must be >= 0"),
+        ([torch.ones(2)], {"tolerance_change": math.nan}, ValueError, "tolerance_change must be finite"),
         (
             [torch.ones(2)],
             {"line_search_fn": "armijo"},
@@ -550,9 +557,34 @@ def test_a_schedule_that_sets_the_rate_to_zero_is_refused_before_anything_moves(
     point = torch.ones(2, requires_grad=True)
     optimizer = LBFGS([point], line_search_fn=line_search_fn)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: epoch / 10)
-    with pytest.raises(ValueError, match=r"lr must be finite and > 0, got 0\.0"):
+    with pytest.raises(ValueError, match=r"lr must be > 0, got 0\.0"):
         optimizer.step(closure_for(optimizer, torch.sum, [point]))
     assert torch.equal(point.detach(), torch.ones(2)) and optimizer.report.function_evaluations == 0
+
+
+@pytest.mark.parametrize("line_search_fn", ["strong_wolfe", None])
+def test_a_closure_that_raises_leaves_the_last_point_accepted(line_search_fn):
+    point = ROSENBROCK_START.clone().requires_grad_()
+    other = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    optimizer = LBFGS([point, other], max_iter=50, lr=1e-3, line_search_fn=line_search_fn)
+    visited = []
+
+    def closure():
+        loss = closure_for(optimizer, chained_rosenbrock, [point, other])()
+        visited.append((loss.item(), torch.cat([point.detach(), other.detach().flatten()])))
+        if len(visited) == 8:
+            raise KeyboardInterrupt
+        return loss
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    left = torch.cat([point.detach(), other.detach().flatten()])
+    assert any(torch.equal(left, place) for _, place in visited[:-1]) and not torch.equal(left, visited[-1][1])
+    assert optimizer.report.function_evaluations == 7
+    before = chained_rosenbrock(left)
+    assert optimizer.step(closure) == before
+    if line_search_fn is not None:
+        assert before.item() <= visited[0][0]
 
 
 def test_the_returned_loss_does_not_move_with_a_parameter_that_it_is_a_view_of():

@@ -1,5 +1,7 @@
 """Newton's and the saddle-free step against numpy, and their refusals."""
 
+import math
+
 import numpy
 import pytest
 import torch
@@ -43,9 +45,7 @@ def test_saddle_free_step_divides_by_absolute_eigenvalues(damping):
     gradient = numpy.random.default_rng(9).standard_normal(5)
     eigenvalues, eigenvectors = numpy.linalg.eigh(hessian)
     assert eigenvalues.min() < 0 < eigenvalues.max()
-    expected = sum(
-        -(e @ gradient) / (abs(v) + damping) * e for v, e in zip(eigenvalues, eigenvectors.T, strict=True)
-    )
+    expected = sum(-(e @ gradient) / (abs(v) + damping) * e for v, e in zip(eigenvalues, eigenvectors.T, strict=True))
     step = saddle_free_newton_step(torch.from_numpy(gradient), torch.from_numpy(hessian), damping)
     numpy.testing.assert_allclose(step.numpy(), expected, rtol=1e-10)
     assert step.numpy() @ gradient < 0
@@ -71,6 +71,14 @@ def test_saddle_free_step_sees_a_singularity_hidden_by_rounding():
     hessian = torch.from_numpy(random_symmetric(6, 2, eigenvalues=[0, 1, -2, 3, -4, 5]))
     with pytest.raises(ValueError, match="working precision"):
         saddle_free_newton_step(torch.ones(6, dtype=torch.float64), hessian)
+
+
+def test_saddle_free_step_is_refused_where_the_eigenvalues_are_not_finite(monkeypatch):
+    # On the CPU eigh raises for NaN; this is what comes of one that doesn't.
+    nan = torch.full((2,), math.nan), torch.eye(2)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: nan)
+    with pytest.raises(ValueError, match="not finite"):
+        saddle_free_newton_step(torch.ones(2), torch.eye(2))
 
 
 @pytest.mark.parametrize("method", [newton_step, saddle_free_newton_step])

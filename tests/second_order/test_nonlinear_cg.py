@@ -423,6 +423,16 @@ def test_nonfinite_trials_shorten_the_step():
     torch.testing.assert_close(point, torch.tensor([0.2], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_without_a_minimum_is_followed_to_the_end_of_the_range(dtype):
+    point = torch.tensor([-2.0, 0.5], dtype=dtype, requires_grad=True)
+    optimizer = NonlinearCG([point], max_iter=50, max_eval=1000, tolerance_change=0, tolerance_grad=0)
+    closure = closure_for(optimizer, lambda x: 1e-3 * x.sum(), [point])
+    losses = [optimizer.step(closure).item() for _ in range(4)]
+    assert torch.isfinite(point).all() and point.max() < -1e-8 * torch.finfo(dtype).max
+    assert losses == sorted(losses, reverse=True) and not optimizer.report.converged
+
+
 def test_a_failed_line_search_is_counted_and_leaves_the_point():
     # The gradient has the wrong sign, so that no step along it is lower.
     start = torch.ones(3, dtype=torch.float64)
@@ -608,6 +618,28 @@ def test_a_schedule_that_sets_the_rate_to_zero_is_refused_before_anything_moves(
     with pytest.raises(ValueError, match=r"lr must be > 0, got 0\.0"):
         optimizer.step(closure_for(optimizer, torch.sum, [point]))
     assert torch.equal(point.detach(), torch.ones(2)) and optimizer.report.function_evaluations == 0
+
+
+@pytest.mark.parametrize("last", range(2, 9))
+def test_a_closure_that_raises_leaves_the_last_point_accepted(last):
+    point = ROSENBROCK_START.clone().requires_grad_()
+    optimizer = NonlinearCG([point], max_iter=50)
+    visited = []
+
+    def closure():
+        loss = closure_for(optimizer, chained_rosenbrock, [point])()
+        visited.append((loss.item(), point.detach().clone()))
+        if len(visited) == last:
+            raise KeyboardInterrupt
+        return loss
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert any(torch.equal(point.detach(), place) for _, place in visited[:-1])
+    assert not torch.equal(point.detach(), visited[-1][1])
+    before = chained_rosenbrock(point.detach())
+    assert before.item() <= visited[0][0]
+    assert optimizer.step(closure) == before and chained_rosenbrock(point.detach()) < before
 
 
 @pytest.mark.gpu

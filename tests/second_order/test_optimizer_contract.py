@@ -60,7 +60,8 @@ def make_adahessian() -> Trainer:
 
 def make_kfac() -> Trainer:
     model = network()
-    optimizer = KFAC(model.parameters(), model, momentum=0.5, inverse_interval=2, samples=None)
+    generator = torch.Generator().manual_seed(5)
+    optimizer = KFAC(model.parameters(), model, momentum=0.5, inverse_interval=2, generator=generator)
 
     def step(batch):
         optimizer.zero_grad()
@@ -123,6 +124,36 @@ def test_saving_and_loading_continues_bit_for_bit(name, steps):
     for seed in range(steps, steps + 4):
         resumed.step(data(seed))
     assert all(torch.equal(a, b) for a, b in zip(trainer.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["AdaHessian", "KFAC"])
+def test_a_state_dict_without_the_generator_is_refused(name):
+    optimizer = MAKERS[name]().optimizer
+    with pytest.raises(ValueError, match="both have a generator or both none"):
+        optimizer.load_state_dict({**optimizer.state_dict(), "generator_state": None})
+    other = torch.optim.SGD([parameter for group in optimizer.param_groups for parameter in group["params"]])
+    with pytest.raises(ValueError, match=rf"state_dict must be one of {name}'s"):
+        optimizer.load_state_dict(other.state_dict())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["AdaHessian", "KFAC"])
+def test_a_state_dict_mapped_to_the_gpu_sets_the_generator_there(name):
+    def make():
+        layer = nn.Linear(4, 3, device="cuda")
+        generator = torch.Generator("cuda").manual_seed(5)
+        kind = type(MAKERS[name]().optimizer)
+        arguments = (layer,) if kind is KFAC else ()
+        return kind(layer.parameters(), *arguments, generator=generator), generator
+
+    (saved, source), (loaded, target) = make(), make()
+    torch.rand(3, device="cuda", generator=source)
+    file = io.BytesIO()
+    torch.save(saved.state_dict(), file)
+    file.seek(0)
+    loaded.load_state_dict(torch.load(file, weights_only=True, map_location="cuda"))
+    draws = [torch.rand(3, device="cuda", generator=generator) for generator in (source, target)]
+    assert torch.equal(*draws)
 
 
 @optimizers

@@ -1,4 +1,4 @@
-"""Second-order methods: Newton, saddle-free Newton, BFGS and L-BFGS."""
+"""Second-order methods: Newton, quasi-Newton, conjugate gradients, natural gradient, and a diagonal of the Hessian."""
 
 from steepest.second_order.adahessian import AdaHessian
 from steepest.second_order.bfgs import bfgs_inverse_update

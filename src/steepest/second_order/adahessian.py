@@ -28,9 +28,10 @@ import torch
 
 from steepest.second_order.adahessian_checks import call_without_backward, require_dense, require_group
 from steepest.second_order.parameter_diagonals import parameter_diagonals, spatial_average
+from steepest.second_order.seeded_optimizer import SeededOptimizer
 
 
-class AdaHessian(torch.optim.Optimizer):
+class AdaHessian(SeededOptimizer):
     """Adam with Hutchinson's estimate of diag H in place of the gradient in the second moment (Yao et al. 2020).
 
     An estimate costs one Hessian-vector product per probe, shared by all parameters of all groups. It needs the
@@ -130,24 +131,17 @@ class AdaHessian(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return torch's state dict with `steps` and the generator's state; as in torch, tensors are not copied."""
-        generator_state = None if self.generator is None else self.generator.get_state()
-        return {**super().state_dict(), "steps": self.steps, "generator_state": generator_state}
+        return {**super().state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state dict, and set the generator to the state in it.
 
         Raises:
-            ValueError: only one of the state dict and this optimizer has a generator.
+            ValueError: only one of the state dict and this optimizer has a generator, or the state dict is another
+                optimizer's.
         """
-        generator_state = state_dict["generator_state"]
-        if (generator_state is None) != (self.generator is None):
-            raise ValueError(
-                "state_dict and optimizer must both have a generator or both none, to draw the same probes"
-            )
         super().load_state_dict(state_dict)
         self.steps = state_dict["steps"]
-        if self.generator is not None:
-            self.generator.set_state(generator_state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies take along: torch's own would leave out the generator."""

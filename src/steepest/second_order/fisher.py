@@ -23,6 +23,7 @@ import torch
 from steepest.second_order.functional_model import (
     Parameters,
     flat_function,
+    functional_mode,
     require_batch,
     require_independent_samples,
 )
@@ -53,7 +54,8 @@ def fisher_information(
 
     Args:
         model: a module, or a function of (parameters, inputs), that maps inputs (N, ...) to outputs (N, C), each
-            row from its own input alone: BatchNorm in training mode is refused, dropout must be off.
+            row from its own input alone: BatchNorm in training mode is refused, dropout must be off. It runs without
+            autocast and under `torch.func.vmap`, which lacks some operators (those of recurrent layers).
         parameters: float32 or float64 tensors by name, in whose order D is counted, such as
             `dict(model.named_parameters())`; for a function also one tensor.
         inputs: (N, ...), a batch.
@@ -202,8 +204,7 @@ def _mean_outer_product(
     """Return (1/N) Σ_n Σ_k (J_nᵀ r_nk) (J_nᵀ r_nk)ᵀ, or its diagonal."""
     require_independent_samples(model)
 
-    # torch.func differentiates whatever the caller's grad mode; outside of it no graph is wanted.
-    with torch.inference_mode(False), torch.no_grad():
+    with functional_mode(inputs):
         inputs = require_batch(inputs)
         fn, theta = flat_function(model, parameters)
 

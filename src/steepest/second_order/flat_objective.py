@@ -102,7 +102,12 @@ class FlatObjective:
 
         def evaluate(step_size: float) -> tuple[float, float, Evaluation]:
             self._move(direction, step_size)
-            evaluation = self.evaluate(direction)
+            try:
+                evaluation = self.evaluate(direction)
+            except BaseException:
+                # A trial may lie anywhere: whoever catches the exception should find the parameters where they were.
+                self.reset(self.point)
+                raise
             return evaluation.value, evaluation.slope, evaluation
 
         return evaluate
@@ -119,7 +124,9 @@ class FlatObjective:
         self._scatter_trial()
 
     def _move(self, direction: torch.Tensor, step_size: float) -> None:
-        torch.add(self.point, direction, alpha=step_size, out=self._trial)
+        # torch refuses a number beyond the range of the dtype, but takes an infinite one.
+        alpha = step_size if step_size <= torch.finfo(self.point.dtype).max else math.inf
+        torch.add(self.point, direction, alpha=alpha, out=self._trial)
         self._scatter_trial()
         self._trial_step = step_size
 

@@ -1,6 +1,7 @@
 """A model as a function of one flat parameter vector, the form in which curvature matrices are written."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -70,6 +71,17 @@ def flat_function(
 
     theta = torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()])  # (D,)
     return outputs_of, theta
+
+
+@contextlib.contextmanager
+def functional_mode(inputs: object) -> Iterator[None]:
+    """Leave inference mode, graphs and autocast, whatever the caller is in, for the device of a tensor `inputs`.
+
+    torch.func differentiates without grad mode; autocast would return less than the parameters' precision.
+    """
+    require_tensor("inputs", inputs)
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+        yield
 
 
 def require_batch(inputs: object) -> torch.Tensor:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 
-from steepest.second_order.functional_model import Parameters, flat_function, require_batch
+from steepest.second_order.functional_model import Parameters, flat_function, functional_mode, require_batch
 from steepest.second_order.validation import require_matching
 
 
@@ -38,7 +38,8 @@ def gauss_newton_vector_product(
 
     Args:
         model: a module, or a function of (parameters, inputs), that returns the outputs as a tensor. Their rows may
-            depend on each other, but buffers must stay as they are: call `eval()` on a model with BatchNorm.
+            depend on each other, but buffers must stay as they are: call `eval()` on a model with BatchNorm. It runs
+            without autocast.
         parameters: float32 or float64 tensors by name, in whose order D is counted, such as
             `dict(model.named_parameters())`; for a function also one tensor.
         inputs: (N, ...), a batch.
@@ -61,7 +62,7 @@ def gauss_newton_vector_product(
         >>> gauss_newton_vector_product(model, theta, torch.ones(1), half_square, torch.ones(1))
         tensor([36.])
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with functional_mode(inputs):
         product, theta = _product(model, parameters, inputs, loss)
         require_matching("vector", vector, tuple(theta.shape), "parameters", theta)
         return product(vector.detach().clone())
@@ -84,7 +85,7 @@ def gauss_newton_matrix(
         tensor([[1., 2.],
                 [2., 5.]])
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with functional_mode(inputs):
         product, theta = _product(model, parameters, inputs, loss)
         return torch.func.vmap(product)(torch.eye(theta.numel(), dtype=theta.dtype, device=theta.device))
 

@@ -24,7 +24,7 @@ def hessian_vector_product(
 
     H v is the gradient of the scalar (∇f · v) with v held fixed, so differentiating twice gives it in O(D)
     memory and a small multiple of the time of a gradient. Pearlmutter (1994) derives the same product
-    forward over reverse (his R operator, eq. 1 and section 3); this is reverse over reverse.
+    forward over reverse (his R operator); this is reverse over reverse.
 
     Args:
         fn: maps a vector (D,) to a tensor with one element; twice differentiable by autograd.

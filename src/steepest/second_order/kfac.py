@@ -18,24 +18,19 @@ after the other, as torch flattens, the block of the Fisher matrix is `torch.kro
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from steepest.second_order.fisher import LIKELIHOODS, output_scores
+from steepest.second_order.kfac_checks import require_group
 from steepest.second_order.kfac_factors import renew_inverses, update_averages
 from steepest.second_order.layer_recorder import LayerRecorder
-from steepest.second_order.validation import require_float_tensor
-from steepest.validation import (
-    require_count,
-    require_generator,
-    require_nonnegative,
-    require_probability,
-    require_tensor,
-)
+from steepest.second_order.seeded_optimizer import SeededOptimizer
+from steepest.validation import require_count, require_tensor
 
 
-class KFAC(torch.optim.Optimizer):
+class KFAC(SeededOptimizer):
     """Steps -lr G⁻¹ V A⁻¹ for the weights and biases of Linear and Conv2d layers; plain gradient for all others.
 
     The Fisher matrix of a layer is E[āāᵀ ⊗ ggᵀ], with g the gradient in its output. K-FAC takes A ⊗ G for it,
@@ -50,7 +45,8 @@ class KFAC(torch.optim.Optimizer):
 
     Other layers' parameters, those of layers without a forward call of their own (as in MultiheadAttention), and a
     bias whose weight isn't in `params` take the plain gradient. A layer is called once in a forward pass of `model`.
-    Under `torch.compile` the steps are the same, but what the hooks watch runs uncompiled.
+    Under `torch.compile` the steps are the same, but what the hooks watch runs uncompiled. Of several processes each
+    has the factors of its own data. Copies of the model aren't watched, and pickling it whole needs `remove_hooks`.
 
     Args:
         params: parameters (float32 or float64) or groups. A layer's factors have the options of its weight's group.
@@ -64,11 +60,13 @@ class KFAC(torch.optim.Optimizer):
         maximize: whether to step uphill.
         likelihood: "categorical", outputs being logits, or "gaussian" with unit variance; see `fisher_information`.
         samples: labels drawn for each datum, a backward pass each; None for the exact expectation, C passes.
-        generator: source of the labels. Its state isn't part of `state_dict`.
+        generator: source of the labels, on the device of all parameters; its state is part of `state_dict`. Without
+            it torch's default one.
 
     Raises:
         TypeError: a parameter is complex, sparse or of another dtype, or an argument has a wrong type.
-        ValueError: an option is out of range, no weight of a Linear or Conv2d is in `params`, or one with groups is.
+        ValueError: an option is out of range; no weight of a Linear or Conv2d is in `params`, or one with groups is, or
+            a weight or bias of theirs that another module has too.
 
     Example:
         The features' scales differ by 100; one step with the exact factors solves the least squares anyway:
@@ -128,7 +126,7 @@ class KFAC(torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            self._check_group(group)
+            require_group(group, self._recorder, self.generator)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -138,6 +136,10 @@ class KFAC(torch.optim.Optimizer):
         """Return the state, which later steps don't change."""
         packed = super().state_dict()
         return {**packed, "state": {key: dict(entries) for key, entries in packed["state"].items()}}
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse copies, which would watch no model."""
+        raise TypeError("KFAC can't be copied or pickled: make one for the copy of model, and load the state_dict")
 
     def remove_hooks(self) -> None:
         """Stop watching the model; the optimizer goes on with the factors that it has."""
@@ -155,11 +157,11 @@ class KFAC(torch.optim.Optimizer):
 
         Raises:
             TypeError: an argument has a wrong type or dtype.
-            ValueError: shapes don't fit, `outputs` has no graph, or the model wasn't called with gradients.
+            ValueError: shapes don't fit, `outputs` has no graph or isn't of the last forward pass, or that had none.
         """
         if not any(self._is_due(weight) for weight in self._recorder.layers):
             return
-        if not self._recorder.has_records:
+        if not self._recorder.has_pass:
             raise ValueError("update_factors needs a forward pass of model, with gradients, before each call")
         require_tensor("outputs", outputs)
         if not outputs.requires_grad:
@@ -167,8 +169,15 @@ class KFAC(torch.optim.Optimizer):
         # In the parameters' precision, whatever autocast makes of outputs and products.
         precise = outputs.detach().to(self.param_groups[0]["params"][0].dtype)
         scores = output_scores(precise, self.likelihood, targets, self.samples, self.generator)  # (N, K, C)
+        recorded = self._recorder.recorded
+        known = {weight for weight in self._recorder.layers if "updates" in self.state.get(weight, {})}
         with torch.autocast(outputs.device.type, enabled=False):
             factors = self._recorder.factors(outputs, scores, lambda weight: len(self._parameters_of(weight)) == 2)
+        # A layer beside the outputs never leads to them.
+        if not factors and recorded and (recorded & known or not known):
+            raise ValueError(
+                "outputs must come from the last forward pass of model; no layer recorded there led to them"
+            )
         for weight, (input_factor, gradient_factor) in factors.items():
             update_averages(self.state[weight], input_factor, gradient_factor, self._group_of(weight)["decay"])
 
@@ -198,7 +207,8 @@ class KFAC(torch.optim.Optimizer):
         for weight in whole:
             state, parameters = self.state[weight], self._parameters_of(weight)
             gradient = torch.cat([directions[p].reshape(len(weight), -1) for p in parameters], dim=1)  # (O, I)
-            natural = state["gradient_inverse"] @ gradient @ state["input_inverse"]  # (O, I)
+            with torch.autocast(gradient.device.type, enabled=False):
+                natural = state["gradient_inverse"] @ gradient @ state["input_inverse"]  # (O, I)
             for parameter, part in zip(parameters, natural.split([p[0].numel() for p in parameters], 1), strict=True):
                 directions[parameter] = part.reshape(parameter.shape)
             state["step"] += 1
@@ -235,16 +245,3 @@ class KFAC(torch.optim.Optimizer):
             if "input_inverse" not in state or state["step"] % group["inverse_interval"] == 0:
                 due[self._recorder.names[weight]] = state, group["damping"]
         renew_inverses(due)
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        for name in ("lr", "damping", "momentum"):
-            require_nonnegative(name, group[name])
-        require_probability("decay", group["decay"])
-        require_count("factor_interval", group["factor_interval"])
-        require_count("inverse_interval", group["inverse_interval"])
-        for i, parameter in enumerate(group["params"]):
-            require_float_tensor(f"params[{i}]", parameter)
-            require_generator(self.generator, parameter.device)
-            if getattr(self._recorder.layers.get(parameter), "groups", 1) > 1:
-                name = self._recorder.names[parameter]
-                raise ValueError(f"params[{i}] is the weight of {name!r}, a Conv2d with groups, which K-FAC lacks")

@@ -11,7 +11,7 @@ convolution layers", arXiv 1602.01573, section 3.
 | A (Ω)               | `input_factor`      | (I, I) |
 | G (Γ)               | `gradient_factor`   | (O, O) |
 | π                   | `pi`                | ()     |
-| λ (γ² in 6.3)       | `damping`           | number |
+| λ (λ + η in 6.3)     | `damping`           | number |
 
 I counts the weights of one output (for Conv2d those of its patch), plus 1 for a bias: its input is the constant 1.
 O counts outputs (channels). R counts the places where the layer acts: N data for a matrix of inputs, N T where the
@@ -41,8 +41,8 @@ def input_rows(layer: Layer, inputs: torch.Tensor, with_bias: bool) -> torch.Ten
         padded = torch.nn.functional.pad(inputs, _padding(layer), mode=mode)
         patches = torch.nn.functional.unfold(
             padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride
-        )  # (N, C kh kw, T), in the weight's order
-        rows = patches.mT.flatten(0, 1)  # (N T, C kh kw)
+        )  # (N, C kh kw, T), in the weight's order; of one image without N, (C kh kw, T)
+        rows = patches.mT.reshape(-1, patches.shape[-2])  # (N T, C kh kw)
     else:
         rows = inputs.reshape(-1, layer.in_features)
     return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if with_bias else rows
@@ -51,7 +51,7 @@ def input_rows(layer: Layer, inputs: torch.Tensor, with_bias: bool) -> torch.Ten
 def gradient_rows(layer: Layer, gradient: torch.Tensor) -> torch.Tensor:
     """Return a gradient in the layer's outputs as (R, O), in the order of `input_rows`."""
     if isinstance(layer, torch.nn.Conv2d):
-        return gradient.flatten(2).mT.flatten(0, 1)  # (N T, O)
+        return gradient.flatten(-2).mT.reshape(-1, layer.out_channels)  # (N T, O)
     return gradient.reshape(-1, layer.out_features)
 
 
@@ -71,12 +71,16 @@ def damped_inverses(
     """
     input_mean, gradient_mean = input_factor.diagonal().mean(), gradient_factor.diagonal().mean()
     balanced = (input_mean > 0) & (gradient_mean > 0)
-    pi = torch.where(balanced, (input_mean / gradient_mean).sqrt(), torch.ones_like(input_mean))
+    # Roots first: the ratio of the means may leave the range of float32.
+    pi = torch.where(balanced, input_mean.sqrt() / gradient_mean.sqrt(), torch.ones_like(input_mean))
     input_damped, gradient_damped = input_factor.clone(), gradient_factor.clone()
     input_damped.diagonal().add_(pi * damping**0.5)
     gradient_damped.diagonal().add_(damping**0.5 / pi)
     input_cholesky, input_singular = cholesky_factor(input_damped)
     gradient_cholesky, gradient_singular = cholesky_factor(gradient_damped)
+    for cholesky, singular in ((input_cholesky, input_singular), (gradient_cholesky, gradient_singular)):
+        # cholesky_inverse raises at a zero pivot, where the caller is to say which layer it is.
+        cholesky.diagonal().masked_fill_(singular, 1.0)
     inverses = torch.cholesky_inverse(input_cholesky), torch.cholesky_inverse(gradient_cholesky)
     return *inverses, input_singular | gradient_singular
 

@@ -12,35 +12,41 @@ from steepest.second_order.kfac_factors import Layer, gradient_rows, input_rows
 class LayerRecorder:
     """Forward hooks on the Linear and Conv2d layers of a model, and the Kronecker factors of what they saw.
 
-    A layer is known by its weight, as an optimizer knows it.
+    A layer is known by its weight, as an optimizer knows it. `refused` says of parameters of such layers why they
+    have no Kronecker factors of their own: convolution in groups, and modules that share them. `has_pass` says
+    whether the last forward pass of the model had gradients and `factors` wasn't asked for since.
 
     Args:
         model: the module to watch, once `watch` is called.
-
-    Raises:
-        ValueError: two layers share a weight.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
         self._recording = False
+        self.has_pass = False
         self._records: dict[torch.Tensor, tuple[torch.Tensor, GradientEdge]] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self.names: dict[torch.Tensor, str] = {}
         self.layers: dict[torch.Tensor, Layer] = {}
-        for name, layer in model.named_modules():
+        self.refused: dict[torch.Tensor, str] = {}
+        owners: dict[torch.Tensor, list[str]] = {}
+        for name, module in model.named_modules():
+            for parameter in module.parameters(recurse=False):
+                owners.setdefault(parameter, []).append(repr(name or "model"))
             # A parametrized weight is computed, and no parameter.
-            if not (isinstance(layer, Layer) and isinstance(layer.weight, torch.nn.Parameter)):
-                continue
-            if layer.weight in self.layers:
-                raise ValueError(f"layers {self.names[layer.weight]!r} and {name!r} of model share their weight")
-            self.names[layer.weight], self.layers[layer.weight] = name, layer
+            if isinstance(module, Layer) and isinstance(module.weight, torch.nn.Parameter):
+                self.names[module.weight], self.layers[module.weight] = name or "model", module
+        for weight, layer in self.layers.items():
+            if getattr(layer, "groups", 1) > 1:
+                self.refused[weight] = f"{self.names[weight]!r} is a Conv2d with groups"
+            for parameter in layer.parameters(recurse=False):
+                if len(owners[parameter]) > 1:
+                    self.refused[parameter] = f"{' and '.join(owners[parameter])} of model share it"
 
     def watch(self, is_wanted: Callable[[torch.Tensor], bool]) -> None:
         """Record in each forward pass of the model the layers whose weights are wanted."""
 
         def record(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
-            # `functional_call` has other tensors in the weight's place.
             if not (self._recording and layer.weight in self.layers and is_wanted(layer.weight)):
                 return
             if not output.requires_grad:
@@ -54,13 +60,20 @@ class LayerRecorder:
             # The edge, not the output: a ReLU(inplace=True) after the layer turns the output into its own.
             self._records[layer.weight] = (inputs.detach(), get_gradient_edge(output))
 
-        def start(*_: object) -> None:
-            self._records, self._recording = {}, True
+        # A deep copy of the model takes these functions along, and must not disturb what they see of this one.
+        def start(module: torch.nn.Module, *_: object) -> None:
+            if module is self._model:
+                self._records, self._recording = {}, True
+                # `functional_call` has other tensors in the weights' places.
+                own = any(layer.weight is weight for weight, layer in self.layers.items())
+                self.has_pass = own and torch.is_grad_enabled()
 
-        def stop(*_: object) -> None:
-            self._recording = False
+        def stop(module: torch.nn.Module, args: tuple[Any, ...], output: object) -> None:
+            if module is self._model:
+                self._recording = False
+                self.has_pass = self.has_pass and output is not None
 
-        # `stop` comes last, for the model may be a layer itself, and comes also where the forward pass fails.
+        # `stop` comes last, for the model may be a layer itself; where the forward pass fails it comes with None.
         self._handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in self.layers.values()]
         self._handles.append(self._model.register_forward_pre_hook(start))
         self._handles.append(self._model.register_forward_hook(stop, always_call=True))
@@ -69,7 +82,7 @@ class LayerRecorder:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
-        self._records = {}
+        self._records, self.has_pass = {}, False
 
     def factors(
         self, outputs: torch.Tensor, scores: torch.Tensor, with_bias: Callable[[torch.Tensor], bool]
@@ -81,9 +94,9 @@ class LayerRecorder:
             scores: (N, K, C), each a gradient in `outputs` to pull back, as by `output_scores`.
             with_bias: whether A has a row and column for the bias, by weight.
         """
-        records, self._records = self._records, {}
+        records, self._records, self.has_pass = self._records, {}, False
         gradient_factors: dict[torch.Tensor, torch.Tensor] = {}
-        for k in range(scores.shape[1]):
+        for k in range(scores.shape[1] if records else 0):
             gradients = torch.autograd.grad(
                 outputs,
                 [edge for _, edge in records.values()],
@@ -104,6 +117,6 @@ class LayerRecorder:
         return found
 
     @property
-    def has_records(self) -> bool:
-        """Whether a forward pass was recorded since the factors were last asked for."""
-        return bool(self._records)
+    def recorded(self) -> set[torch.Tensor]:
+        """The weights of the layers recorded in the last forward pass."""
+        return set(self._records)

@@ -5,7 +5,6 @@ Sources: Liu & Nocedal, "On the limited memory BFGS method for large scale optim
 is in `lbfgs_iteration`, its pairs are in `pair_history`.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +14,8 @@ from steepest.second_order.flat_objective import FlatObjective
 from steepest.second_order.lbfgs_iteration import minimise
 from steepest.second_order.lbfgs_report import NOT_STARTED, REASONS, LBFGSReport
 from steepest.second_order.pair_history import PairHistory
-from steepest.second_order.single_group import SingleGroupOptimizer, default_max_eval
+from steepest.second_order.single_group import SingleGroupOptimizer, checked_max_eval
+from steepest.validation import require_count, require_positive
 
 COUNTERS = (
     "iterations",
@@ -35,7 +35,8 @@ class LBFGS(SingleGroupOptimizer):
 
     - A pair (s, y) is formed from two gradients of the same call of `step`, so that data which change between
       the calls don't enter y. For this, the last point of a call is evaluated without line search too.
-    - A step is refused where loss or gradient isn't finite: the parameters are left at the best point seen.
+    - A step is refused where loss or gradient isn't finite: the parameters are left at the best point seen. Where the
+      closure raises, they go back to the last point accepted.
     - What happened stands in `report` and is part of the state.
 
     With the line search, the loss never rises within a call of `step`. Without it, each step has size `lr`.
@@ -53,7 +54,7 @@ class LBFGS(SingleGroupOptimizer):
         line_search_fn: "strong_wolfe" or None.
 
     Raises:
-        TypeError: a parameter is complex, sparse or of another dtype, or dtypes differ.
+        TypeError: a parameter is complex, sparse or of another dtype, dtypes differ, or a number isn't one.
         ValueError: no parameter, more than one group, several devices, or an option is out of range.
 
     Example:
@@ -85,16 +86,9 @@ class LBFGS(SingleGroupOptimizer):
     ) -> None:
         if isinstance(lr, torch.Tensor) and lr.numel() != 1:
             raise ValueError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
-        if not 0 < float(lr) < math.inf:
-            raise ValueError(f"lr must be finite and > 0, got {float(lr)}")
-        if max_eval is None:
-            max_eval = default_max_eval(max_iter)
-        for name, number in (("max_iter", max_iter), ("max_eval", max_eval), ("history_size", history_size)):
-            if number < 1:
-                raise ValueError(f"{name} must be >= 1, got {number}")
-        for name, number in (("tolerance_grad", tolerance_grad), ("tolerance_change", tolerance_change)):
-            if not number >= 0:
-                raise ValueError(f"{name} must be >= 0, got {number}")
+        require_positive("lr", float(lr) if isinstance(lr, torch.Tensor) else lr)
+        max_eval = checked_max_eval(max_iter, max_eval, tolerance_grad, tolerance_change)
+        require_count("history_size", history_size)
         if line_search_fn not in ("strong_wolfe", None):
             raise ValueError(f"line_search_fn must be 'strong_wolfe' or None, got {line_search_fn!r}")
         defaults = {
@@ -140,9 +134,7 @@ class LBFGS(SingleGroupOptimizer):
         """
         if not callable(closure):
             raise TypeError("LBFGS.step needs a closure that clears gradients, calls backward, returns the loss")
-        lr = float(self.param_groups[0]["lr"])
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr must be finite and > 0, got {lr}; let the schedule end or start above 0")
+        require_positive("lr", float(self.param_groups[0]["lr"]))
         parameters = self.param_groups[0]["params"]
         state = self.state[parameters[0]]
         objective = FlatObjective(parameters, closure)

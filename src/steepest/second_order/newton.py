@@ -20,8 +20,8 @@ def newton_step(gradient: torch.Tensor, hessian: torch.Tensor, damping: float = 
 
     With `damping` = 0 this is the minimiser of the local quadratic model (Nocedal & Wright, eq. 2.15) where
     the Hessian is positive definite. Elsewhere it leads to the model's stationary point, be that a saddle
-    or a maximum. Damping (Levenberg 1944; Nocedal & Wright, section 3.4, the shift of eq. 3.41) moves every
-    eigenvalue up by the same amount, and turns the step towards -gradient / damping as it grows.
+    or a maximum. Damping (Levenberg 1944; Nocedal & Wright, section 3.4) moves every eigenvalue up by the same
+    amount, and turns the step towards -gradient / damping as it grows.
 
     The cost is O(D^3) time and O(D^2) memory. The solution is by LU factors, without forming an inverse.
 
@@ -56,7 +56,6 @@ def newton_step(gradient: torch.Tensor, hessian: torch.Tensor, damping: float = 
         step = torch.linalg.solve(damped, -gradient)
     except torch.linalg.LinAlgError as error:
         raise ValueError(
-            f"hessian + damping * I is singular (damping={damping}), so there is no Newton step; "
-            "pass a larger damping"
+            f"hessian + damping * I is singular (damping={damping}), so there is no Newton step; pass a larger damping"
         ) from error
     return step

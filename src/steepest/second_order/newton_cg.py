@@ -39,7 +39,7 @@ class NewtonCGResult(NamedTuple):
 
     Attributes:
         x: (D,), the last iterate; no earlier one had a lower value.
-        value: f(x).
+        value: f(x), or inf where f or its gradient isn't finite at `x0`.
         gradient: (D,), the gradient at x.
         iterations: steps taken.
         gradient_evaluations: calls of `fn`, each with one backward pass.

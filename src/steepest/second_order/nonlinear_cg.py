@@ -36,8 +36,8 @@ from steepest.second_order.lbfgs_report import (
 from steepest.second_order.line_search import strong_wolfe
 from steepest.second_order.nonlinear_cg_beta import BETAS
 from steepest.second_order.nonlinear_cg_report import NonlinearCGReport
-from steepest.second_order.single_group import SEARCH_EVALUATIONS, SingleGroupOptimizer, default_max_eval
-from steepest.validation import require_count, require_nonnegative, require_positive
+from steepest.second_order.single_group import SEARCH_EVALUATIONS, SingleGroupOptimizer, checked_max_eval
+from steepest.validation import require_count, require_positive
 
 # c2 < 1/2 makes each Fletcher-Reeves direction descend (N&W, lemma 5.6); 0.1 as β assumes a minimum along p.
 C1, C2 = 1e-4, 0.1
@@ -55,8 +55,8 @@ class NonlinearCG(SingleGroupOptimizer):
     far from orthogonal, |∇f_kᵀ∇f_{k-1}| >= ν ∇f_kᵀ∇f_k (eq. 5.52); where a search along p fails; and where a call
     of `step` starts with another loss than the last one ended with: data or parameters have changed then.
 
-    Interface and account are those of `LBFGS`: one parameter group, a closure, a `report`; the loss never rises
-    within a call, and a point where loss or gradient isn't finite isn't accepted.
+    Interface and account are those of `LBFGS`: one parameter group, a closure, a `report`; within a call the loss never
+    rises, no point is accepted where loss or gradient isn't finite, and a closure that raises leaves the last accepted.
 
     Args:
         params: parameters (float32 or float64, dense), or one parameter group.
@@ -101,12 +101,7 @@ class NonlinearCG(SingleGroupOptimizer):
         restart_threshold: float | None = None,
     ) -> None:
         require_positive("lr", lr)
-        require_count("max_iter", max_iter)
-        if max_eval is None:
-            max_eval = default_max_eval(max_iter)
-        require_count("max_eval", max_eval)
-        require_nonnegative("tolerance_grad", tolerance_grad)
-        require_nonnegative("tolerance_change", tolerance_change)
+        max_eval = checked_max_eval(max_iter, max_eval, tolerance_grad, tolerance_change)
         if beta not in BETAS:
             raise ValueError(f"beta must be one of {', '.join(BETAS)}, got {beta!r}")
         if restart_interval is not None:

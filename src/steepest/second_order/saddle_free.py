@@ -18,9 +18,7 @@ import torch
 from steepest.second_order.validation import require_damping, require_matching, require_vector
 
 
-def saddle_free_newton_step(
-    gradient: torch.Tensor, hessian: torch.Tensor, damping: float = 0.0
-) -> torch.Tensor:
+def saddle_free_newton_step(gradient: torch.Tensor, hessian: torch.Tensor, damping: float = 0.0) -> torch.Tensor:
     """Return the step -(|H| + damping I)^-1 g, where |H| has the absolute eigenvalues of H.
 
     Newton divides the gradient's component along e_i by λ_i, and so walks uphill where λ_i < 0: towards the
@@ -57,15 +55,14 @@ def saddle_free_newton_step(
     try:
         eigenvalues, eigenvectors = torch.linalg.eigh(hessian)  # (D,), (D, D)
     except torch.linalg.LinAlgError as error:
-        raise ValueError(
-            "the eigendecomposition of hessian failed; look for non-finite entries in it"
-        ) from error
+        raise ValueError("the eigendecomposition of hessian failed; look for non-finite entries in it") from error
     curvature = eigenvalues.abs() + damping  # (D,)
     # eigh returns a zero eigenvalue as rounding noise of this size; its reciprocal would be meaningless.
     noise = size * torch.finfo(hessian.dtype).eps * eigenvalues.abs().max()
-    if bool(curvature.min() <= noise):
+    # Not `<=`, which NaN would pass: not every device's eigh raises for it.
+    if not bool(curvature.min() > noise):
         raise ValueError(
-            f"|hessian| + damping * I is singular to working precision (damping={damping}), "
+            f"|hessian| + damping * I is singular to working precision or not finite (damping={damping}), "
             "so there is no saddle-free step; pass a larger damping"
         )
     return -(eigenvectors @ ((eigenvectors.mT @ gradient) / curvature))

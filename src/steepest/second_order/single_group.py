@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from steepest.second_order.validation import require_float_tensor
+from steepest.validation import require_count, require_nonnegative
 
 # Most evaluations in one line search, the default of torch.optim.LBFGS's.
 SEARCH_EVALUATIONS = 25
@@ -35,6 +36,15 @@ class SingleGroupOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"params[{i}] is on {parameter.device} but params[0] on {parameters[0].device}")
 
 
-def default_max_eval(max_iter: int) -> int:
-    """Return torch's limit of evaluations, but enough that a call of one iteration can finish its line search."""
-    return max(max_iter * 5 // 4, SEARCH_EVALUATIONS)
+def checked_max_eval(max_iter: int, max_eval: int | None, tolerance_grad: float, tolerance_change: float) -> int:
+    """Return `max_eval` after a check of all four, whose errors name the argument.
+
+    None stands for torch's limit, but enough that a call of one iteration can finish its line search.
+    """
+    require_count("max_iter", max_iter)
+    if max_eval is None:
+        max_eval = max(max_iter * 5 // 4, SEARCH_EVALUATIONS)
+    require_count("max_eval", max_eval)
+    require_nonnegative("tolerance_grad", tolerance_grad)
+    require_nonnegative("tolerance_change", tolerance_change)
+    return max_eval
