@@ -57,6 +57,7 @@ MUTANTS = [
         ".view(source.dtype).clamp_(min=self.smallest_normal)",
         ".view(source.dtype).clamp_(min=2.0**-126)",
     ),
+    of_format("formats of other names differ", 'field(default="", compare=False)', 'field(default="")'),
     of_format("exponent bias off by one", "2 ** (self.exponent_bits - 1) - 1\n", "2 ** (self.exponent_bits - 1)\n"),
     of_format(
         "E4M3 with infinities and maximum 240",
@@ -272,6 +273,11 @@ MUTANTS = [
         "        scaler._growth_tracker is None or scaler._growth_tracker.add_(1)\n",
     ),
     of_step("scale never updated", "    scaler.update()\n", ""),
+    of_step(
+        "gradients refused after unscaling, which leaves the scaler in the middle of a step",
+        '    for i, gradient in enumerate(gradients):\n        require_floating(f"gradients[{i}]", gradient)\n',
+        "",
+    ),
     of_step("gradients not cleared", "    optimizer.zero_grad()\n", ""),
     of_step("micro-batches weighted equally", "size / sum(sizes)", "1 / len(sizes)"),
     of_step("micro-batches summed", "* (size / sum(sizes))", "* 1.0"),
@@ -328,6 +334,13 @@ MUTANTS = [
     ),
     of_report("observed before autocast's conversions", "with recorder, torch.autocast(", "with torch.autocast("),
     of_report("views counted", "if not is_view and any", "if any"),
+    of_report("keyword arguments left out", "buffers, inputs, kwargs)", "buffers, inputs)"),
+    of_report("hidden views counted", "is_view or operator is torch.ops.aten._unsafe_view.default", "is_view"),
+    of_report(
+        "nodes watched after the report",
+        'self._handles.append(node.register_prehook(lambda gradients: setattr(self, "path", path)))',
+        'node.register_prehook(lambda gradients: setattr(self, "path", path))',
+    ),
     of_report(
         "integers counted",
         "if not is_view and any(dtype.is_floating_point or dtype.is_complex for dtype in taken + given)",

@@ -1,5 +1,7 @@
 """autocast_report against the dtypes that the same calls return under torch.autocast."""
 
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -17,8 +19,8 @@ class Function(torch.nn.Module):
         self.function = function
         self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, *inputs):
-        return self.function(*inputs)
+    def forward(self, *inputs, **options):
+        return self.function(*inputs, **options)
 
 
 class Net(torch.nn.Module):
@@ -135,6 +137,54 @@ def test_integers_and_views_are_left_out():
     assert report[0].input_dtypes == (torch.float32, torch.int64)
 
 
+def test_keyword_arguments_are_passed_on_copied_and_differentiated():
+    class Keywords(torch.nn.Module):
+        def forward(self, x, *, mask, scale=1.0):
+            return x.mul_(scale) @ mask.mul_(2)
+
+    x, mask = torch.ones(2, 3), torch.ones(3, 4, requires_grad=True)
+    with torch.no_grad():
+        options = {"kwargs": {"mask": mask, "scale": 2.0}, "device_type": "cpu", "dtype": torch.bfloat16}
+        report = autocast_report(Keywords(), x, **options)
+    assert [row.operator for row in report] == ["aten.mul_", "aten._to_copy", "aten.mm"]
+    assert torch.equal(x, torch.ones(2, 3)) and torch.equal(mask, torch.ones(3, 4))
+    report = autocast_report(Function(lambda x, mask: x @ mask), x, kwargs={"mask": mask}, backward=True)
+    assert [row.count for row in rows_of(report, phase="backward", operator="aten.mm")] == [1] and mask.grad is None
+
+
+def test_a_view_that_its_schema_hides_is_left_out():
+    layer = torch.nn.Linear(3, 4, bias=False)
+    report = autocast_report(layer, torch.ones(2, 5, 3), dtype=torch.bfloat16)
+    assert [row.operator for row in report] == ["aten._to_copy", "aten.mm"]
+
+
+def test_a_graph_that_the_model_keeps_is_not_watched_on(monkeypatch):
+    recorders = []
+
+    module = sys.modules[autocast_report.__module__]
+
+    class Kept(module._Recorder):
+        def __init__(self):
+            super().__init__()
+            recorders.append(self)
+
+    class Stateful(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+            self.state = self.weight * 2
+
+        def forward(self, x):
+            return x + self.state
+
+    monkeypatch.setattr(module, "_Recorder", Kept)
+    model = Stateful()
+    autocast_report(torch.nn.Sequential(model), torch.ones(3))
+    recorders[0].path = "untouched"
+    model.state.sum().backward()
+    assert recorders[0].path == "untouched" and torch.equal(model.weight.grad, torch.full((3,), 2.0))
+
+
 def test_nothing_is_left_behind():
     model, x = Net(), torch.randn(5, 3, requires_grad=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -184,6 +234,8 @@ def test_wrong_arguments_are_named():
     model = torch.nn.Linear(3, 2)
     with pytest.raises(ValueError, match="dtype must be"):
         autocast_report(model, torch.ones(1, 3), dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
+        autocast_report(lambda x: x, torch.ones(1, 3))
     with pytest.raises(ValueError, match="device_type must be given"):
         autocast_report(torch.nn.ReLU(), torch.ones(3))
     assert autocast_report(torch.nn.ReLU(), torch.ones(3), device_type="cpu")[0].operator == "aten.relu"

@@ -116,6 +116,10 @@ def test_patterns_decode_as_the_peers_and_encode_back(float_format):
     numbers = ~decoded.isnan()
     assert torch.equal(float_format.bits(decoded)[numbers], patterns[numbers])
     assert float_format.bits(decoded)[~numbers].unique().numel() == 2
+    # As torch and numpy view them: of the format's own width, with or without a sign.
+    kinds = (torch.uint8, torch.int8) if float_format.width == 8 else (torch.uint16, torch.int16)
+    for kind in kinds:
+        assert_same_bits(float_format.from_bits(patterns.to(kind)), decoded)
 
 
 def test_fp32_is_the_identity_on_float32_and_rounds_float64_as_numpy_does():
@@ -413,7 +417,8 @@ def test_wrong_tensors_are_named():
 
 def test_formats_are_named_and_compare_by_value():
     assert FloatFormat(4, 3).name == "E4M3" and FP16.name == "FP16"
-    assert FloatFormat(5, 10, name="FP16") == FP16
+    assert FloatFormat(5, 10) == FP16 and len({FloatFormat(5, 10), FP16, FloatFormat(8, 7), BF16}) == 2
+    assert FloatFormat(4, 3) != FP8_E4M3
 
 
 @pytest.mark.gpu

@@ -268,6 +268,9 @@ def test_a_scale_can_be_set():
     assert scaler.scale(torch.ones(())).item() == 32.0
     with pytest.raises(ValueError, match="new_scale must be > 0"):
         scaler.update(0.0)
+    with pytest.raises(ValueError, match=r"new_scale must have one element, got shape \(2,\)"):
+        scaler.update(torch.ones(2))
+    assert scaler.get_scale() == 32.0
 
 
 def test_disabled_it_only_steps():

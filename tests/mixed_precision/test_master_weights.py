@@ -55,7 +55,7 @@ def test_masters_are_trained_as_float32_parameters_are_by_the_same_gradients(dty
             assert torch.equal(parameter, reference.detach().to(dtype))
 
 
-@pytest.mark.parametrize("scale", [2.0**20, torch.tensor(2.0**20)])
+@pytest.mark.parametrize("scale", [2.0**20, torch.tensor(2.0**20), torch.tensor([2.0**20])])
 def test_dividing_comes_after_converting(scale):
     # 2^-6 / 2^20 is zero in float16.
     weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float16))
@@ -152,6 +152,7 @@ def test_the_host_reads_nothing():
     ("parameters", "error", "message"),
     [
         ([], ValueError, "parameters is empty"),
+        (torch.ones(2), TypeError, "parameters must be an iterable of tensors, got a single one"),
         ([1.0], TypeError, r"parameters\[0\] must be a torch\.Tensor"),
         ([torch.ones(2), torch.ones(2).double()], TypeError, r"parameters\[1\] must be float16, bfloat16 or float32"),
         ([torch.eye(2).to_sparse()], TypeError, r"parameters\[0\] must be dense"),
@@ -171,6 +172,8 @@ def test_wrong_arguments_are_named():
         masters.model_grads_to_master_grads()
     with pytest.raises(ValueError, match="scale must be > 0"):
         masters.model_grads_to_master_grads(0.0)
+    with pytest.raises(ValueError, match=r"scale must have one element, got shape \(2,\)"):
+        masters.model_grads_to_master_grads(torch.ones(2))
     with pytest.raises(ValueError, match=r"state_dict must hold masters of shapes \[\(4, 2\)\]"):
         masters.load_state_dict({"masters": [torch.ones(2, 4)]})
 

@@ -281,6 +281,51 @@ def test_the_host_reads_no_more_than_the_decision(dtype, scaler, options, expect
     assert len(reads) == expected
 
 
+def test_a_refused_step_leaves_the_scaler_ready_for_the_next():
+    """A user's callback that fails, gradients that can't be clipped, an optimizer of other parameters."""
+    model, (inputs, targets) = small_model(), data()
+    table = torch.nn.Embedding(4, 4, sparse=True)
+    other = torch.nn.Parameter(torch.ones(1))
+    calls = []
+
+    def failing_second(output, targets):
+        calls.append(output)
+        if len(calls) == 2:
+            raise KeyError("the second micro-batch")
+        return MSE(output, targets)
+
+    optimizer, sparse = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD(table.parameters(), lr=0.1)
+    idle = torch.optim.SGD([other], lr=0.1)
+    scaler = DynamicLossScaler()
+    batches = split(inputs, targets, 6)
+    with pytest.raises(KeyError):
+        train_step_amp(model, failing_second, batches, optimizer, scaler, dtype=torch.float16)
+    assert not torch.is_autocast_enabled("cpu")
+    with pytest.raises(ValueError, match="no parameter of optimizer has a gradient"):
+        train_step_amp(model, MSE, batches, idle, scaler, dtype=torch.float16)
+    with pytest.raises(TypeError, match=r"gradients\[0\] must be dense"):
+        words = [(torch.arange(4), torch.zeros(4, 2))]
+        train_step_amp(torch.nn.Sequential(table, model), MSE, words, sparse, scaler, dtype=torch.float16)
+    idle.add_param_group({"params": list(model.parameters())})
+    table.requires_grad_(False)
+    sparse.add_param_group({"params": list(model.parameters())})
+    table.weight.grad = None
+    for steps in (optimizer, idle, sparse):
+        assert train_step_amp(model, MSE, batches, steps, scaler, dtype=torch.float16).stepped
+
+
+def test_micro_batches_may_come_from_an_iterator_and_the_model_may_have_no_parameters():
+    shift = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([shift], lr=0.5)
+    batches = split(*data(), 6)
+
+    def shifted(output, targets):
+        return (output[:, :2] + shift).mean()
+
+    step = train_step_amp(torch.nn.Identity(), shifted, iter(batches), optimizer, dtype=torch.bfloat16)
+    assert step.stepped and torch.equal(shift.detach(), torch.full((2,), -0.25))
+
+
 def test_further_parameters_of_the_optimizer_may_be_idle():
     model, idle = Scalar(), torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([{"params": [idle]}, {"params": model.parameters(), "lr": 0.5}], lr=0.1)
@@ -300,6 +345,11 @@ def test_further_parameters_of_the_optimizer_may_be_idle():
         ({"micro_batches": data()}, TypeError, "wrap a single pair in a list"),
         ({"micro_batches": [torch.ones(2, 4)]}, TypeError, "micro_batches must be a sequence of pairs"),
         ({"micro_batches": [(torch.ones(2, 4), [1.0, 2.0])]}, TypeError, "micro_batches must be a sequence of pairs"),
+        (
+            {"scaler": torch.amp.GradScaler("cpu")},
+            TypeError,
+            "scaler must be a DynamicLossScaler or None, got GradScaler",
+        ),
         ({"loss_fn": lambda output, targets: 1.0}, TypeError, r"loss_fn must return a torch\.Tensor, got float"),
         ({"loss_fn": lambda output, targets: output}, ValueError, "loss_fn must return the mean loss, one element"),
         ({"optimizer": torch.optim.SGD([torch.ones(1, requires_grad=True)])}, ValueError, "no parameter of optimizer"),

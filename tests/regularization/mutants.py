@@ -19,9 +19,9 @@ UNIFORMS = "uniforms = torch.rand(len(x), dtype=torch.float32, device=x.device, 
 KEEP = "keep = _draw_keep(x, drop_prob, generator).reshape(-1, *[1] * (x.ndim - 1))  # (B, 1, ..., 1)"
 LINSPACE = "return [drop_path_rate * (layer / max(depth - 1, 1)) for layer in range(depth)]"
 HUANG = "return [drop_path_rate * (layer / depth) for layer in range(1, depth + 1)]"
-LERP = "inputs = torch.lerp(x.index_select(0, permutation), x, weight)"
+LERP = "inputs = torch.lerp(x[permutation], x, weight)"
 MIX_TARGETS = "return torch.lerp(soft.index_select(0, permutation), soft, lam.to(soft.dtype))"
-PASTE = "inputs = torch.where(box, x.index_select(0, permutation), x)"
+PASTE = "inputs = torch.where(box, x[permutation], x)"
 CUTOUT_ROWS = "rows = torch.randint(height, (batch,), device=x.device, generator=generator)"
 SMOOTH = "return (1 - label_smoothing) * probabilities + label_smoothing / probabilities.shape[1]"
 EXEMPT = 'exempt = parameter.ndim <= 1 or parameter in in_norms or name.endswith(".bias")'
@@ -97,19 +97,19 @@ MUTANTS = [
         "branch(x)[kept]",
         DROP_PATH,
     ),
-    mutant("skipping forgets the scale", "drop_path", ", alpha=scale)", ")", DROP_PATH),
+    mutant("skipping forgets the scale", "drop_path", "scaled.to(dtype)", "output.to(dtype)", DROP_PATH),
     mutant(
         "the skip connection is dropped with the branch",
         "drop_path",
-        "x.to(dtype).index_add(",
-        "torch.zeros_like(x, dtype=dtype).index_add(",
+        "x.to(dtype, copy=True).index_add_(",
+        "torch.zeros_like(x, dtype=dtype).index_add_(",
         DROP_PATH,
     ),
     mutant(
         "the branch's output replaces the sample",
         "drop_path",
-        "x.to(dtype).index_add(0, kept, output.to(dtype), alpha=scale)",
-        "x.to(dtype).index_copy(0, kept, output.to(dtype) * scale)",
+        "x.to(dtype, copy=True).index_add_(0, kept, scaled.to(dtype))",
+        "x.to(dtype).index_copy(0, kept, scaled.to(dtype))",
         DROP_PATH,
     ),
     mutant("the same rate at all depths", "drop_path_rates", LINSPACE, "return [drop_path_rate] * depth", DROP_PATH),
@@ -157,7 +157,7 @@ MUTANTS = [
         "Mixup overwrites the batch",
         "mixup",
         LERP,
-        "inputs = x.lerp_(x.index_select(0, permutation), 1 - weight)",
+        "inputs = x.lerp_(x[permutation], 1 - weight)",
         MIXING,
     ),
     mutant(
@@ -223,7 +223,7 @@ MUTANTS = [
         "CutMix overwrites the batch",
         "cutmix",
         PASTE,
-        "inputs = x.copy_(torch.where(box, x.index_select(0, permutation), x))",
+        "inputs = x.copy_(torch.where(box, x[permutation], x))",
         MIXING,
     ),
     mutant(
@@ -262,7 +262,26 @@ MUTANTS = [
     mutant(
         "Cutout's odd squares one pixel short", "cutout", "(offsets < length)", "(offsets < length // 2 * 2)", MIXING
     ),
-    mutant("Cutout overwrites the batch", "cutout", "return x.masked_fill(", "return x.masked_fill_(", MIXING),
+    mutant("Cutout overwrites the batch", "cutout", "return x.clone().masked_fill_(", "return x.masked_fill_(", MIXING),
+    mutant("given tensors are read unasked", "mixing", "if check and not bool((lam", "if not bool((lam", MIXING),
+    mutant("Mixup turns channels_last around", "mixup", LERP, LERP.replace("x[p", "x.contiguous()[p"), MIXING),
+    mutant("CutMix turns channels_last around", "cutmix", PASTE, PASTE.replace("x[p", "x.contiguous()[p"), MIXING),
+    mutant("Cutout turns channels_last around", "cutout", "x.clone().masked_fill_(", "x.masked_fill(", MIXING),
+    mutant(
+        "skipping overwrites the block's input",
+        "drop_path",
+        "x.to(dtype, copy=True)",
+        "x.detach().to(dtype)",
+        DROP_PATH,
+    ),
+    mutant(
+        "skipping with the scale rounded to the dtype first",
+        "drop_path",
+        "scaled = output * _scale(drop_prob, scale_by_keep)",
+        "scaled = output * output.new_tensor(_scale(drop_prob, scale_by_keep))[None]",
+        DROP_PATH,
+    ),
+    mutant("skipping turns channels_last around", "drop_path", ".index_add_(", ".index_add(", DROP_PATH),
     mutant("Cutout in one row of the batch's channels", "cutout", "[1] * (x.ndim - 3)", "x.shape[1:-2]", MIXING),
     mutant(
         "smoothing by ε / (K - 1)",

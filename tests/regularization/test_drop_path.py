@@ -105,6 +105,14 @@ def test_skipping_samples_gives_what_a_loop_over_them_gives(p, scale_by_keep):
     torch.testing.assert_close(actual, masked)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(64,), (64, 10)])
+def test_skipping_is_masking_bit_for_bit_where_the_branch_is_elementwise(shape, dtype):
+    x = torch.randn(shape, generator=seeded()).to(dtype)
+    masked = x + drop_path(x.square(), 0.3, True, generator=seeded(1))
+    assert torch.equal(drop_path_residual(torch.square, x, 0.3, True, generator=seeded(1)), masked)
+
+
 def test_the_branch_sees_the_kept_samples_only():
     seen = []
 
@@ -163,6 +171,17 @@ def test_unusual_tensors_are_taken():
     assert drop_path_residual(torch.sin, torch.ones(0, 3), 0.5, True).shape == (0, 3)
     with torch.inference_mode():
         assert drop_path(torch.ones(4, 3).T, 0.5, True).shape == (3, 4)
+
+
+def test_the_memory_format_is_kept_and_the_input_unchanged():
+    x = torch.randn(8, 3, 4, 5, generator=seeded()).to(memory_format=torch.channels_last)
+    before = x.clone()
+    for y in (
+        drop_path(x, 0.5, True, generator=seeded()),
+        drop_path_residual(lambda samples: samples.contiguous().sin(), x, 0.5, True, generator=seeded()),
+    ):
+        assert y.is_contiguous(memory_format=torch.channels_last) and not torch.equal(y, x)
+    assert torch.equal(x, before)
 
 
 def test_the_mask_makes_no_host_read_and_skipping_makes_one():

@@ -226,6 +226,10 @@ def test_recipes_are_data_with_sources_that_cannot_change():
         assert recipe.source and all(": " in source for source in recipe.source)
         assert 0 <= recipe.warmup_epochs < recipe.epochs and 0 <= recipe.drop_path <= 1
         assert recipe.layer_decay is None or 0 < recipe.layer_decay < 1
+    for size in ("tiny", "small", "base"):
+        # The path that get_started.md gives for each size.
+        settings = f"microsoft/Swin-Transformer: configs/swin/swin_{size}_patch4_window7_224.yaml"
+        assert settings in recipes[f"swin_{size}"].source
     with pytest.raises(AttributeError):
         recipes["deit_base"].lr = 1.0
     with pytest.raises(TypeError):

@@ -44,6 +44,21 @@ batches = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda x: mixup(x, torch.eye(len(x)), generator=seeded()).inputs,
+        lambda x: cutmix(x, torch.eye(len(x)), lam=0.5, generator=seeded()).inputs,
+        lambda x: cutout(x, 3, generator=seeded()),
+    ],
+)
+def test_the_memory_format_is_kept(method):
+    x = torch.randn(4, 3, 6, 5, generator=seeded())
+    last = method(x.to(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, method(x))
+    assert method(x).is_contiguous()
+
+
 @pytest.mark.parametrize("method", [mixup, cutmix])
 def test_random_batches_keep_the_invariants(method):
     # Image i is i everywhere and of class i, so that pixels and targets tell what was mixed with what.
@@ -257,6 +272,7 @@ WRONG = [
     ({"target": CLASSES[:, None]}, ValueError, r"target of classes must have shape \(B,\)"),
     ({"target": torch.rand(3)}, ValueError, r"target of probabilities must have shape \(B, 3\)"),
     ({"target": torch.rand(3, 4)}, ValueError, r"target of probabilities must have shape \(B, 3\)"),
+    ({"target": torch.rand(3, 0), "num_classes": None}, ValueError, r"must have shape \(B, K\), K >= 1, got \(3, 0\)"),
     ({"num_classes": None}, ValueError, "num_classes must be given"),
     ({"num_classes": 0}, ValueError, "num_classes must be >= 1"),
     ({"num_classes": 2, "check": True}, ValueError, r"target must lie in \[0, 2\)"),
@@ -267,6 +283,10 @@ WRONG = [
     ({"lam": 1.1}, ValueError, "lam must be in"),
     ({"lam": torch.rand(3)}, ValueError, "lam must have one element"),
     ({"lam": torch.tensor(1)}, TypeError, "lam must have a real floating dtype"),
+    ({"lam": torch.tensor(1.1), "check": True}, ValueError, r"lam must be in \[0, 1\], got 1\.1"),
+    ({"lam": torch.tensor(math.nan), "check": True}, ValueError, r"lam must be in \[0, 1\], got nan"),
+    ({"permutation": torch.tensor([0, 1, 3]), "check": True}, ValueError, r"permutation must lie in \[0, 3\)"),
+    ({"permutation": torch.tensor([0, 1, -1]), "check": True}, ValueError, r"permutation must lie in \[0, 3\)"),
     ({"permutation": [0, 1, 2]}, TypeError, "permutation must be a torch.Tensor"),
     ({"permutation": torch.arange(2)}, ValueError, "permutation must be int64 of shape"),
     ({"permutation": torch.arange(3.0)}, ValueError, "permutation must be int64 of shape"),
@@ -280,6 +300,8 @@ WRONG_FOR_CUTMIX = [
     ({"center": (-1, 2)}, ValueError, "row of center must be >= 0"),
     ({"center": (1.5, 2)}, TypeError, "row of center must be a Python int"),
     ({"center": 3}, TypeError, "center must be a pair of ints"),
+    ({"center": torch.tensor([1, 4]), "check": True}, ValueError, "center must lie in the image of 4 x 4 pixels"),
+    ({"center": torch.tensor([-1, 1]), "check": True}, ValueError, "center must lie in the image of 4 x 4 pixels"),
     ({"center": torch.tensor([1, 2, 3])}, ValueError, "center must be an int64 tensor"),
 ]
 
@@ -317,6 +339,9 @@ def test_checked_targets_that_are_right_pass():
     assert mixup(X, soft, check=True).target.shape == (3, 5)
     assert mixup(X, soft.bfloat16(), check=True).target.dtype == torch.bfloat16
     assert cutmix(X, CLASSES, num_classes=3, check=True).target.shape == (3, 3)
+    given = {"lam": torch.tensor(0.0), "permutation": torch.tensor([2, 2, 0]), "check": True}
+    assert mixup(X, soft, **given).lam == 0
+    assert cutmix(X, soft, center=torch.tensor([0, 3]), **given).lam == 0.625
 
 
 # Properties come last: where something is wrong, shrinking their examples takes longest.

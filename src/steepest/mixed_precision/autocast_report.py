@@ -8,7 +8,7 @@ backward pass isn't under autocast; its operators take the dtypes that the forwa
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class AutocastReport(tuple[AutocastRow, ...]):
 def autocast_report(
     model: torch.nn.Module,
     *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
     device_type: str | None = None,
     dtype: torch.dtype | None = None,
     backward: bool = False,
@@ -62,6 +63,7 @@ def autocast_report(
     Args:
         model: in the mode, training or evaluation, in which it is to be observed.
         inputs: the model's positional arguments, on its device.
+        kwargs: its keyword arguments.
         device_type: "cpu", "cuda", ...: that of the first parameter by default.
         dtype: autocast's dtype, the device's default if None. torch.float32 turns autocast off.
         backward: also differentiate the sum of the model's floating outputs.
@@ -71,6 +73,7 @@ def autocast_report(
         returned.
 
     Raises:
+        TypeError: `model` isn't a module.
         ValueError: `dtype` is another one; `model` has no parameters and `device_type` is missing; or `backward`
             is set and no output depends on anything that requires a gradient.
 
@@ -82,6 +85,8 @@ def autocast_report(
         forward  0       aten.addmm     bfloat16, bfloat16, bfloat16  bfloat16  1
         forward  1       aten._softmax  bfloat16                      bfloat16  1
     """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     first = next(model.parameters(), None)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be torch.float16, torch.bfloat16, torch.float32 or None, got {dtype}")
@@ -89,14 +94,14 @@ def autocast_report(
         if first is None:
             raise ValueError("device_type must be given: the model has no parameters to tell it by")
         device_type = first.device.type
-    inputs = tree_map(_copied, inputs)
+    inputs, kwargs = tree_map(_copied, (inputs, dict(kwargs or {})))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     recorder = _Recorder()
-    sources = [*model.parameters(), *_tensors(inputs)]
+    sources = [*model.parameters(), *_tensors((inputs, kwargs))]
     cuda_devices = {tensor.device for tensor in sources if tensor.is_cuda}
     with torch.random.fork_rng(devices=cuda_devices), recorder.following(model):
         with recorder, torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
-            outputs = torch.func.functional_call(model, buffers, inputs)
+            outputs = torch.func.functional_call(model, buffers, inputs, kwargs)
         if backward:
             roots = [tensor for tensor in _tensors(outputs) if tensor.requires_grad]
             if not roots:
@@ -118,11 +123,14 @@ class _Recorder(TorchDispatchMode):
         self.path = ""
         self.counts: Counter[tuple] = Counter()
         self._owned: set[torch.autograd.graph.Node] = set()
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         result = operator(*args, **(kwargs or {}))
         returns = operator._schema.returns
         is_view = bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
+        # Its schema hides that the result shares the memory of the argument.
+        is_view = is_view or operator is torch.ops.aten._unsafe_view.default
         taken, given = (_dtypes(tensors) for tensors in ((args, kwargs), result))
         if not is_view and any(dtype.is_floating_point or dtype.is_complex for dtype in taken + given):
             self.counts[self.phase, self.path, str(operator.overloadpacket), taken, given[0] if given else None] += 1
@@ -131,7 +139,7 @@ class _Recorder(TorchDispatchMode):
     @contextmanager
     def following(self, model: torch.nn.Module) -> Iterator[None]:
         """Keep `path` at the module whose forward, or whose part of the backward pass, is running."""
-        callers, handles = [], []
+        callers = []
 
         def enter(path: str) -> Callable:
             def hook(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
@@ -148,11 +156,11 @@ class _Recorder(TorchDispatchMode):
 
         try:
             for path, module in model.named_modules():
-                handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
-                handles.append(module.register_forward_hook(leave))
+                self._handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
+                self._handles.append(module.register_forward_hook(leave))
             yield
         finally:
-            for handle in handles:
+            for handle in self._handles:
                 handle.remove()
 
     def _own(self, tensors: Any) -> None:
@@ -164,7 +172,8 @@ class _Recorder(TorchDispatchMode):
             if node in self._owned:
                 continue
             self._owned.add(node)
-            node.register_prehook(lambda gradients: setattr(self, "path", path))
+            # Removed in the end too: the model may have held the node before, and may go on to.
+            self._handles.append(node.register_prehook(lambda gradients: setattr(self, "path", path)))
             nodes.extend(following for following, _ in node.next_functions if following is not None)
 
 

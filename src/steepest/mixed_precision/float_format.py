@@ -20,7 +20,7 @@ Rounding is one addition. The sum of x and a power of two c has the spacing of c
 that this is the target's spacing at x, the hardware rounds half to even there, and subtracting c is exact.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -34,7 +34,7 @@ SOURCES = {
 }
 DOUBLE_MANTISSA_BITS, DOUBLE_BIAS = 52, 1023
 NARROW = (torch.float16, torch.bfloat16)
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FloatFormat:
         has_infinity: True for IEEE 754's encoding, where exponent field of all ones means infinity or NaN. False for
             that of OFP8's E4M3, called 'fn' (finite, with NaN): only a pattern of all ones after the sign is NaN,
             and the others extend the range by nearly one binade; needs `exponent_bits` < 8.
-        name: for printing, E and M with their bits by default.
+        name: for printing, E and M with their bits by default; formats are equal if all else is.
 
     Raises:
         TypeError: a width isn't an int.
@@ -63,13 +63,13 @@ class FloatFormat:
     exponent_bits: int
     mantissa_bits: int
     has_infinity: bool = True
-    name: str = ""
+    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for field, minimum, maximum in (("exponent_bits", 2, 8), ("mantissa_bits", 1, 23)):
-            require_count(field, getattr(self, field), minimum)
-            if getattr(self, field) > maximum:
-                raise ValueError(f"{field} must be <= {maximum}, FP32's, got {getattr(self, field)}")
+        for name, minimum, maximum in (("exponent_bits", 2, 8), ("mantissa_bits", 1, 23)):
+            require_count(name, getattr(self, name), minimum)
+            if getattr(self, name) > maximum:
+                raise ValueError(f"{name} must be <= {maximum}, FP32's, got {getattr(self, name)}")
         if self.exponent_bits == 8 and not self.has_infinity:
             raise ValueError("has_infinity must be True with exponent_bits=8, or numbers exceed FP32's range")
         if not self.name:

@@ -41,9 +41,9 @@ class _Progress:
 class DynamicLossScaler:
     """Scales losses, unscales gradients, skips steps whose gradients overflowed, and adapts the scale.
 
-    It decides as `torch.amp.GradScaler` does and may stand in its place; `state_dict` fits both. There is no
-    `device` argument: the scale lives on the device of the first loss. Fused optimizers are treated as all
-    others are: gradients are unscaled first, and the host reads once whether to step.
+    It decides as `torch.amp.GradScaler` does, and `state_dict` fits both. There is no `device` argument: the
+    scale lives on the device of the first loss. The rule's numbers are attributes instead of methods. Fused optimizers
+    are treated as all others are: gradients are unscaled first, and the host reads once whether to step.
 
     Args:
         init_scale: the first scale. A float16 loss can't be differentiated at the default: its own gradient is the
@@ -187,12 +187,14 @@ class DynamicLossScaler:
 
         Raises:
             RuntimeError: no loss was scaled, or no gradient unscaled since the last `update`.
-            ValueError: `new_scale` is a number that isn't finite and > 0.
+            ValueError: `new_scale` is a number that isn't finite and > 0, or a tensor of several elements.
         """
         if not self._enabled:
             return
         scale, tracker = self._require_scale("update"), self._growth_tracker
         if isinstance(new_scale, torch.Tensor):
+            if new_scale.numel() != 1:
+                raise ValueError(f"new_scale must have one element, got shape {tuple(new_scale.shape)}")
             scale.copy_(new_scale.reshape(()))
         elif new_scale is not None:
             require_positive("new_scale", new_scale)
@@ -235,9 +237,8 @@ class DynamicLossScaler:
             return
         if not state_dict:
             raise RuntimeError("The source state dict is empty, possibly because it was saved from a disabled scaler.")
-        scale, self.growth_factor, self.backoff_factor, self.growth_interval, tracker = map(
-            state_dict.__getitem__, STATE_KEYS
-        )
+        values = [state_dict[key] for key in STATE_KEYS]
+        scale, self.growth_factor, self.backoff_factor, self.growth_interval, tracker = values
         self._initial = (scale, tracker)
         if self._scale is not None:
             self._scale.fill_(scale)

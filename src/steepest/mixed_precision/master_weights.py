@@ -32,7 +32,7 @@ class MasterWeights:
         parameters: the model's parameters, float16, bfloat16 or float32, on any devices. Each gets a master of its own.
 
     Raises:
-        TypeError: a parameter is no dense tensor or has another dtype.
+        TypeError: `parameters` is a single tensor, or one of them is no dense tensor or has another dtype.
         ValueError: there are no parameters, or one is given twice.
 
     Example:
@@ -49,6 +49,8 @@ class MasterWeights:
     """
 
     def __init__(self, parameters: Iterable[torch.Tensor]) -> None:
+        if isinstance(parameters, torch.Tensor):
+            raise TypeError("parameters must be an iterable of tensors, got a single one; wrap it in a list")
         self._model = list(parameters)
         if not self._model:
             raise ValueError("parameters is empty: pass model.parameters()")
@@ -75,14 +77,18 @@ class MasterWeights:
         gradient, the master has none.
 
         Args:
-            scale: the factor of a constant loss scale, as a number or a tensor (). With a loss scaler leave it out
-                and call `scaler.unscale_` for the masters' optimizer, which also looks for infinite gradients.
+            scale: the factor of a constant loss scale, as a number or a tensor with one element. With a loss scaler
+                leave it out and call `scaler.unscale_` for the masters' optimizer, which also looks for infinities.
 
         Raises:
             TypeError: a gradient is sparse.
-            ValueError: `scale` is a number that isn't finite and > 0.
+            ValueError: `scale` is a number that isn't finite and > 0, or a tensor of several elements.
         """
-        if scale is not None and not isinstance(scale, torch.Tensor):
+        if isinstance(scale, torch.Tensor):
+            if scale.numel() != 1:
+                raise ValueError(f"scale must have one element, got shape {tuple(scale.shape)}")
+            scale = scale.reshape(())
+        elif scale is not None:
             require_positive("scale", scale)
         sources, targets = [], []
         for i, (parameter, master) in enumerate(zip(self._model, self._masters, strict=True)):

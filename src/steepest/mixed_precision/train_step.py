@@ -17,7 +17,7 @@ chose. g is divided by S before its norm is compared with `max_norm`, which else
 once a step, after the last micro-batch, so that all parts of a sum have the same scale.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 
 from steepest.gradient_debugging import clip_grad_norm_, total_norm
 from steepest.mixed_precision.loss_scaler import DynamicLossScaler
-from steepest.validation import require_positive
+from steepest.validation import require_floating, require_positive
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -41,7 +41,7 @@ class AmpStep(NamedTuple):
 def train_step_amp(
     model: torch.nn.Module,
     loss_fn: Callable[[Any, torch.Tensor], torch.Tensor],
-    micro_batches: Sequence[tuple[Any, torch.Tensor]],
+    micro_batches: Iterable[tuple[Any, torch.Tensor]],
     optimizer: torch.optim.Optimizer,
     scaler: DynamicLossScaler | None = None,
     *,
@@ -61,7 +61,7 @@ def train_step_amp(
         loss_fn: maps output and targets to the *mean* loss over the samples, one element. It gets 16-bit outputs
             as float32, so that no loss is summed in 16 bits.
         micro_batches: pairs (inputs, targets) on the model's device; `inputs` is the model's one argument, and
-            targets have shape (n_i, ...).
+            targets have shape (n_i, ...). An iterator is read to its end first.
         optimizer: steps the model's parameters; may have further ones.
         scaler: needed for float16, whose gradients underflow without. bfloat16 has the range of float32 and does
             without.
@@ -75,13 +75,14 @@ def train_step_amp(
         The step's loss and norm as tensors on the device, and whether parameters were updated.
 
     Raises:
-        TypeError: `micro_batches` doesn't hold pairs, `loss_fn` returns no tensor, or a gradient is complex or sparse.
+        TypeError: `micro_batches` doesn't hold pairs, `scaler` is another kind (torch's doesn't count skips),
+            `loss_fn` returns no tensor, or a gradient is complex or sparse.
         ValueError: no micro-batch, or an empty one; a loss of more than one element; `dtype` isn't one of the three, or
             is float16 without a scaler; `max_norm` isn't > 0; no parameter of `optimizer` has got a gradient.
 
     Example:
         >>> model = torch.nn.Linear(4, 1)
-        >>> optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), DynamicLossScaler()
+        >>> optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), DynamicLossScaler(init_scale=1024.0)
         >>> inputs, targets = torch.ones(8, 4), torch.zeros(8, 1)
         >>> batches = [(inputs[:6], targets[:6]), (inputs[6:], targets[6:])]
         >>> loss_fn = torch.nn.MSELoss()
@@ -99,9 +100,12 @@ def train_step_amp(
         )
     if max_norm is not None:
         require_positive("max_norm", max_norm)
-    sizes = _sizes(micro_batches)
     scaler = DynamicLossScaler(enabled=False) if scaler is None else scaler
-    device_type = next(model.parameters()).device.type
+    if not isinstance(scaler, DynamicLossScaler):
+        raise TypeError(f"scaler must be a DynamicLossScaler or None, got {type(scaler).__name__}")
+    micro_batches = list(micro_batches)
+    sizes = _sizes(micro_batches)
+    device_type = micro_batches[0][1].device.type
 
     optimizer.zero_grad()
     total = 0
@@ -112,12 +116,15 @@ def train_step_amp(
             share = _one_element(loss) * (size / sum(sizes))
         scaler.scale(share).backward()
         total = total + share.detach()
-    scaler.unscale_(optimizer)
 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         raise ValueError("no parameter of optimizer has a gradient: does it hold the model's parameters?")
+    # What is refused is refused before unscaling, or the scaler would be left in the middle of a step.
+    for i, gradient in enumerate(gradients):
+        require_floating(f"gradients[{i}]", gradient)
+    scaler.unscale_(optimizer)
     # `scaled`, so that finite gradients whose squares overflow don't look infinite.
     if max_norm is None:
         grad_norm = total_norm(gradients, scaled=True)
@@ -138,7 +145,7 @@ def train_step_amp(
     return AmpStep(total, grad_norm, stepped)
 
 
-def _sizes(micro_batches: Sequence[tuple[Any, torch.Tensor]]) -> list[int]:
+def _sizes(micro_batches: list[tuple[Any, torch.Tensor]]) -> list[int]:
     """Return the number of samples of each micro-batch."""
     sizes = []
     for pair in micro_batches:

@@ -1,7 +1,7 @@
 """Expected calibration error: how far confidence and accuracy are apart.
 
 Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", arXiv 1706.04599 (2017),
-section 2, equations 2, 3 and 5.
+section 2, equation 3.
 
 | paper            | here                          | shape  |
 |------------------|-------------------------------|--------|
@@ -43,7 +43,7 @@ class CalibrationError(NamedTuple):
 def expected_calibration_error(
     probabilities: torch.Tensor, labels: torch.Tensor, n_bins: int = 15, check: bool = False
 ) -> CalibrationError:
-    """Return ECE = Σ_m |B_m| / N · |acc(B_m) - conf(B_m)| over bins of equal width (equation 5).
+    """Return ECE = Σ_m |B_m| / N · |acc(B_m) - conf(B_m)| over bins of equal width (equation 3).
 
     The prediction is the class of the largest probability, and the confidence is that probability. Pass
     probabilities, not logits. The value depends on the number of bins, and is biased upwards for few samples, as
@@ -53,7 +53,8 @@ def expected_calibration_error(
         probabilities: (N, K), rows that sum to 1, of any floating dtype.
         labels: (N,), true classes, of an integer dtype.
         n_bins: M >= 1.
-        check: raise ValueError where rows of `probabilities` aren't distributions; the host waits for it.
+        check: raise ValueError where rows of `probabilities` aren't distributions or `labels` lie outside [0, K); the
+            host waits for it.
 
     Returns:
         A `CalibrationError` in float32, or float64 where `probabilities` is that; summed in float64.
@@ -85,6 +86,8 @@ def expected_calibration_error(
         raise ValueError(f"labels is on {labels.device} but probabilities on {probabilities.device}; move one")
     if check:
         require_distributions("probabilities", probabilities)
+        if not bool(((labels >= 0) & (labels < probabilities.shape[1])).all()):
+            raise ValueError(f"labels must lie in [0, {probabilities.shape[1]})")
 
     dtype = torch.promote_types(probabilities.dtype, torch.float32)
     confidences, predictions = probabilities.detach().to(dtype).max(1)  # (N,), (N,)

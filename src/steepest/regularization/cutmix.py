@@ -50,7 +50,8 @@ def cutmix(
         center: row and column of the box's centre, two ints within the image or an int64 tensor (2,), instead of
             a draw.
         generator: source of randomness, on the device of `x`; torch's default if None.
-        check: raise ValueError where values of `target` aren't classes or distributions; the host waits for it.
+        check: raise ValueError where values of `target` aren't classes or distributions, and where those of tensors
+            `lam`, `permutation` and `center` are out of range; the host waits for it.
 
     Returns:
         A `MixedBatch`, with the recomputed λ. Targets of classes become float32, or float64 where `x` is that.
@@ -79,13 +80,13 @@ def cutmix(
     if x.ndim < 3 or 0 in x.shape[-2:]:
         raise ValueError(f"x must be images of shape (B, ..., H, W), not empty, got shape {tuple(x.shape)}")
     height, width = x.shape[-2:]
-    row, column = _center(center, height, width, x.device, generator)
+    row, column = _center(center, height, width, x.device, generator, check)
 
     side = torch.sqrt(1 - lam)
     rows = _within(height, row, torch.floor(height * side / 2))  # (H,)
     columns = _within(width, column, torch.floor(width * side / 2))  # (W,)
     box = rows[:, None] & columns  # (H, W)
-    inputs = torch.where(box, x.index_select(0, permutation), x)  # (B, ..., H, W)
+    inputs = torch.where(box, x[permutation], x)  # (B, ..., H, W)
     lam = (1 - box.to(torch.float64).mean()).to(soft.dtype)
     return MixedBatch(inputs, mix_targets(soft, lam, permutation), lam)
 
@@ -102,6 +103,7 @@ def _center(
     width: int,
     device: torch.device,
     generator: torch.Generator | None,
+    check: bool,
 ) -> tuple[int, int] | tuple[torch.Tensor, torch.Tensor]:
     """Return row and column of the centre, drawn uniformly over the pixels unless given."""
     if center is None:
@@ -112,7 +114,10 @@ def _center(
                 f"center must be an int64 tensor of shape (2,) on {device}, got {center.dtype} of shape "
                 f"{tuple(center.shape)} on {center.device}"
             )
-        return tuple(center.unbind())
+        row, column = center.unbind()
+        if check and not bool((row >= 0) & (row < height) & (column >= 0) & (column < width)):
+            raise ValueError(f"center must lie in the image of {height} x {width} pixels")
+        return row, column
     if not isinstance(center, tuple) or len(center) != 2:
         raise TypeError(f"center must be a pair of ints or a tensor of shape (2,), got {center!r}")
     for name, place, size in zip(("row", "column"), center, (height, width), strict=True):

@@ -62,7 +62,7 @@ def cutout(
     in_rows = _within(height, rows, length)  # (B, H)
     in_columns = _within(width, columns, length)  # (B, W)
     square = in_rows[:, :, None] & in_columns[:, None, :]  # (B, H, W)
-    return x.masked_fill(square.reshape(batch, *[1] * (x.ndim - 3), height, width), 0)
+    return x.clone().masked_fill_(square.reshape(batch, *[1] * (x.ndim - 3), height, width), 0)
 
 
 def _within(size: int, centers: torch.Tensor, length: int) -> torch.Tensor:

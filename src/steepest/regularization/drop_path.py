@@ -78,7 +78,7 @@ def drop_path_residual(
     A mask throws away what the branch has computed for the dropped samples; here it isn't computed, forward or
     backward. For this the host has to read which samples were kept, once a call, and `torch.compile` breaks its
     graph there. With the same state of the generator, and a branch that acts on each sample by itself and draws
-    nothing, the values are those of x + drop_path(branch(x)). BatchNorm makes a branch that doesn't: its
+    nothing, the values are those of x + drop_path(branch(x)) up to rounding. BatchNorm makes a branch that doesn't: its
     statistics would come from the kept samples alone, and in training it refuses to see too few.
 
     Where no sample is kept the branch runs on an empty batch, so that its parameters get gradients of zero, as
@@ -121,8 +121,9 @@ def drop_path_residual(
             f"branch must keep the shape of its input, got {tuple(output.shape)} from {(len(kept), *x.shape[1:])}"
         )
     dtype = torch.promote_types(x.dtype, output.dtype)
-    scale = _scale(drop_prob, scale_by_keep)
-    return x.to(dtype).index_add(0, kept, output.to(dtype), alpha=scale)
+    # Not by the alpha of index_add_: kernels may round it to 16 bits, and all samples would be off the same way.
+    scaled = output * _scale(drop_prob, scale_by_keep)
+    return x.to(dtype, copy=True).index_add_(0, kept, scaled.to(dtype))
 
 
 class DropPath(torch.nn.Module):

@@ -87,6 +87,8 @@ def prepare_mixing(
         if lam.numel() != 1:
             raise ValueError(f"lam must have one element, got shape {tuple(lam.shape)}")
         lam = lam.reshape(()).to(x.device, torch.float64)
+        if check and not bool((lam >= 0) & (lam <= 1)):
+            raise ValueError(f"lam must be in [0, 1], got {lam.item()}")
     else:
         require_probability("lam", lam)
         lam = torch.full((), lam, dtype=torch.float64, device=x.device)
@@ -102,6 +104,8 @@ def prepare_mixing(
             )
         if permutation.device != x.device:
             raise ValueError(f"permutation is on {permutation.device} but x is on {x.device}; move one of them")
+        if check and not bool(((permutation >= 0) & (permutation < len(x))).all()):
+            raise ValueError(f"permutation must lie in [0, {len(x)})")
     return soft, lam, permutation
 
 

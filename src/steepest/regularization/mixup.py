@@ -43,7 +43,8 @@ def mixup(
         lam: λ in [0, 1], a number or a tensor with one element, instead of a draw.
         permutation: (B,), int64, the partner of each sample, instead of a draw.
         generator: source of randomness, on the device of `x`; torch's default if None.
-        check: raise ValueError where values of `target` aren't classes or distributions; the host waits for it.
+        check: raise ValueError where values of `target` aren't classes or distributions, and where those of tensors
+            `lam` and `permutation` are out of range; the host waits for it.
 
     Returns:
         A `MixedBatch`. Its λ is rounded to the dtype of `x` first, so that inputs and targets have the same.
@@ -66,5 +67,5 @@ def mixup(
     """
     soft, lam, permutation = prepare_mixing(x, target, alpha, num_classes, lam, permutation, generator, check)
     weight = lam.to(x.dtype)
-    inputs = torch.lerp(x.index_select(0, permutation), x, weight)  # (B, ...)
+    inputs = torch.lerp(x[permutation], x, weight)  # (B, ...)
     return MixedBatch(inputs, mix_targets(soft, weight, permutation), weight.to(soft.dtype))

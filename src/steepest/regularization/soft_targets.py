@@ -35,8 +35,8 @@ def soft_targets(
     if num_classes is not None:
         require_count("num_classes", num_classes)
     if target.is_floating_point():
-        if target.ndim != 2 or num_classes not in (None, target.shape[1]):
-            expected = "(B, K)" if num_classes is None else f"(B, {num_classes})"
+        if target.ndim != 2 or target.shape[1] == 0 or num_classes not in (None, target.shape[1]):
+            expected = "(B, K), K >= 1" if num_classes is None else f"(B, {num_classes})"
             raise ValueError(f"target of probabilities must have shape {expected}, got {tuple(target.shape)}")
         if check:
             require_distributions("target", target)

@@ -136,7 +136,7 @@ _MAE_B = Recipe(
 
 def _swin_source(file: str) -> tuple[str, ...]:
     """Return Swin's sources with another model's file of settings."""
-    return (*_SWIN_B.source[:-1], f"microsoft/Swin-Transformer: configs/{file}")
+    return (*_SWIN_B.source[:-1], f"microsoft/Swin-Transformer: configs/swin/{file}")
 
 
 recipes: Mapping[str, Recipe] = MappingProxyType(
