@@ -300,8 +300,15 @@ MUTANTS = [
     Mutant(
         "the search moves running averages",
         "steepest/gradient_debugging/watching.py",
-        "                buffer.copy_(before)\n",
-        "                pass\n",
+        "            setattr(module, name, buffer)\n",
+        "            pass\n",
+        NONFINITE,
+    ),
+    Mutant(
+        "buffers restored by writing, which spoils the backward of an earlier forward",
+        "steepest/gradient_debugging/watching.py",
+        "            setattr(module, name, copies[id(buffer)])\n",
+        "            pass\n",
         NONFINITE,
     ),
     Mutant(
@@ -552,8 +559,15 @@ MUTANTS = [
     Mutant(
         "the batch's statistics in evaluation",
         "steepest/gradient_debugging/normalisation.py",
-        "mean, variance = running_mean.view(per_channel), running_var.view(per_channel)",
+        "mean, variance = (_in_at_least_float32(average).view(per_channel) for average in (running_mean, running_var))",
         "mean, variance = _mean_and_variance(x, [axis for axis in range(x.dim()) if axis != 1])",
+        NORMALISATION,
+    ),
+    Mutant(
+        "eps added to a running variance in 16 bits",
+        "steepest/gradient_debugging/normalisation.py",
+        "(_in_at_least_float32(average).view(per_channel)",
+        "(average.view(per_channel)",
         NORMALISATION,
     ),
     Mutant(
@@ -727,8 +741,36 @@ MUTANTS = [
     Mutant(
         "only the last micro-batch counts",
         "steepest/gradient_debugging/dead_units.py",
-        "fired if before is None else before | fired",
+        "fired if before is None or before.shape != fired.shape else before | fired",
         "fired",
+        RECORDER,
+    ),
+    Mutant(
+        "a weight near 0 makes all others vanish",
+        "steepest/gradient_debugging/running_thresholds.py",
+        "best = min(max(relative.values()), 1.0)",
+        "best = max(relative.values())",
+        ALERTS,
+    ),
+    Mutant(
+        "as many units in every forward taken for granted",
+        "steepest/gradient_debugging/dead_units.py",
+        "silent is None or silent.shape != fired.shape",
+        "silent is None",
+        RECORDER,
+    ),
+    Mutant(
+        "hooks compiled into the graph, anew at every step",
+        "steepest/gradient_debugging/dead_units.py",
+        "        @torch.compiler.disable\n",
+        "",
+        RECORDER,
+    ),
+    Mutant(
+        "no sample taken for silence",
+        "steepest/gradient_debugging/dead_units.py",
+        "self._due() and output.numel()",
+        "self._due()",
         RECORDER,
     ),
     Mutant(
@@ -875,8 +917,15 @@ MUTANTS = [
     Mutant(
         "an alert is raised once in a run",
         "steepest/gradient_debugging/training_monitor.py",
-        "self._holding = {(alert.kind, alert.subject) for alert in found}",
-        "self._holding |= {(alert.kind, alert.subject) for alert in found}",
+        "self._holding = {(kind, subject) for kind, subject in self._holding if kind in lasting}",
+        "pass",
+        MONITOR,
+    ),
+    Mutant(
+        "an alert each time that the worst layer changes",
+        "steepest/gradient_debugging/training_monitor.py",
+        "self._holding = {(kind, subject) for kind, subject in self._holding if kind in lasting}",
+        "self._holding = set()",
         MONITOR,
     ),
     Mutant(

@@ -288,6 +288,17 @@ def test_updates_that_turn_weights_over_alarm_and_usual_ones_do_not():
     assert kinds(RunningThresholds(), run(0.0))[-1] == ["lost update"]
 
 
+def test_a_head_that_starts_at_zero_makes_no_other_layer_vanish():
+    # Relative gradients of 1e-4 and 100, the latter for the smallness of its weight.
+    records = [record(i, (1e-3, 1.0), weight_norms=(10.0, 1e-2)) for i in range(30)]
+    assert kinds(RunningThresholds(), records) == [[]] * 30
+
+
+def test_updates_are_judged_without_the_norms_of_the_weights_too():
+    records = [record(i, (1.0,), update_ratios=(0.0,)) for i in range(30)]
+    assert kinds(RunningThresholds(), records)[-1] == ["lost update"]
+
+
 def test_updates_of_skipped_steps_do_not_count():
     def run(skipped_share):
         return [

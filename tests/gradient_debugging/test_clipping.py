@@ -220,6 +220,8 @@ def test_norm_clipping_keeps_the_direction_and_value_clipping_does_not():
         (lambda p: clip_grad_norm_(iter(()), 1.0), ValueError, "a generator yields them once"),
         (lambda p: clip_grad_value_([], 1.0), ValueError, "parameters is empty"),
         (lambda p: clip_grad_norm_([p, 1.0], 1.0), TypeError, "parameters must be tensors, got Tensor, float"),
+        (lambda p: clip_grad_norm_(torch.nn.Linear(1, 1), 1.0), TypeError, r"module Linear; pass its parameters\(\)"),
+        (lambda p: clip_grad_value_(torch.nn.Sequential(), 1.0), TypeError, "got the module Sequential"),
         (lambda p: clip_grad_norm_(p, -1.0), ValueError, "max_norm must be >= 0"),
         (lambda p: clip_grad_norm_(p, math.nan), ValueError, "max_norm must be finite"),
         (lambda p: clip_grad_norm_(p, None), TypeError, "max_norm must be a Python number"),

@@ -217,6 +217,33 @@ def test_gradients_buffers_and_hooks_are_left_as_they_were(fault):
     assert no_hooks_left(model)
 
 
+class Replacing(nn.Module):
+    """Two names for one buffer, the first of which each forward binds anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(3))
+        self.register_buffer("alias", self.average)
+
+    def forward(self, x):
+        assert self.average is self.alias
+        self.average = 0.9 * self.average + x.detach().mean(0)
+        return x + self.average
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_buffers_stay_the_same_tensors_and_good_for_the_backward_of_an_earlier_forward(train):
+    model = layers(nn.BatchNorm1d(3)).train(train)
+    loss = model(normal(5, 3)).sum()
+    find_nonfinite(model, normal(5, 3, seed=1), loss_fn=loss_of)
+    loss.backward()
+
+    model = layers(Replacing())
+    before = list(model.buffers())
+    find_nonfinite(model, normal(5, 3))
+    assert model[2].average is model[2].alias is before[0] and not before[0].any()
+
+
 def test_errors_of_the_step_come_through_and_leave_no_hooks():
     model = layers(nn.BatchNorm1d(3))
     model[0].bias.grad = kept = torch.ones(3)
@@ -244,6 +271,8 @@ def test_works_without_gradients_outside_and_for_frozen_parameters():
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             assert find_nonfinite(model, x, loss_fn=loss_of).name == "1"
+            # Made under inference mode, a tensor stays marked.
+            assert find_nonfinite(model, x.clone(), loss_fn=loss_of).name == "1"
     model.requires_grad_(False)
     x.requires_grad_()
     found = find_nonfinite(model, x, loss_fn=loss_of)

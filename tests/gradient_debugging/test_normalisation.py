@@ -110,6 +110,12 @@ def test_evaluation_uses_and_keeps_the_running_averages():
     assert mean.tolist() == [1.0, 2.0] and variance.tolist() == [4.0, 9.0]
 
 
+def test_running_averages_in_16_bits_are_widened_before_eps_is_added():
+    x, mean, variance = normal(50, 3, dtype=torch.float16), torch.zeros(3).half(), torch.full((3,), 1e-5).half()
+    expected = torch.nn.functional.batch_norm(x.double(), mean.double(), variance.double())
+    torch.testing.assert_close(batch_norm(x, mean, variance), expected.half(), rtol=0, atol=0)
+
+
 def test_running_averages_carry_no_graph():
     x, mean, variance = normal(4, 2).requires_grad_(), torch.zeros(2).double(), torch.ones(2).double()
     batch_norm(x, mean, variance, training=True).square().sum().backward()

@@ -305,6 +305,21 @@ def test_only_training_forwards_of_recorded_steps_count():
     assert dead_after(recorder, model, silent) == 1.0
 
 
+def test_units_may_change_in_number_between_forwards_and_within_a_step():
+    model = Fixed()
+    recorder = GradientRecorder(model, dead_after=2)
+    silent = [torch.full((2, size), -1.0) for size in (3, 4)]
+    assert [dead_after(recorder, model, silent[i]) for i in (0, 1, 1, 0, 0)] == [0.0, 0.0, 1.0, 0.0, 1.0]
+    assert dead_after(recorder, model, silent[1], torch.ones(2, 3)) == 0.0
+
+
+def test_a_batch_without_samples_is_no_silence():
+    model = Fixed()
+    recorder = GradientRecorder(model, dead_after=2)
+    silent, empty = torch.full((2, 3), -1.0), torch.empty(0, 3)
+    assert [dead_after(recorder, model, x) for x in (silent, empty, empty, silent)] == [0.0, 0.0, 0.0, 1.0]
+
+
 def test_close_removes_the_hooks():
     model = Fixed()
     with GradientRecorder(model) as recorder:
@@ -323,13 +338,26 @@ def test_checkpointed_activations_are_seen():
     assert recorder.observe().dead == {"relu": 0.5}
 
 
-def test_a_compiled_model_is_recorded():
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_compiled_model_is_recorded_and_compiled_once(every):
     model = mlp(0, (20, 8, 1))
-    compiled = torch.compile(model, backend="eager")
-    recorder = GradientRecorder(model, dead_after=1)
-    compiled(next(regression(0))[0]).square().mean().backward()
-    record = recorder.observe()
-    assert record.total_norm > 0 and set(record.dead) == {"1"}
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
+    recorder = GradientRecorder(model, every, dead_after=1)
+    for step, (x, _) in zip(range(12), regression(0), strict=False):
+        compiled(x).square().mean().backward()
+        record = recorder.observe()
+        if step % every == 0:
+            assert record.total_norm > 0 and set(record.dead) == {"1"}
+        if step == 0:
+            first = len(graphs)
+    assert len(graphs) == first
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():

@@ -44,6 +44,20 @@ def test_json_lines_are_json_and_come_back_whole(tmp_path):
     assert repr(read_jsonl(sink.path)) == repr([RECORD, bad])
 
 
+def test_a_file_is_made_with_its_folder(tmp_path):
+    JSONLSink(tmp_path / "a" / "b" / "run.jsonl").write(RECORD, [])
+    assert read_jsonl(tmp_path / "a" / "b" / "run.jsonl") == [RECORD]
+
+
+def test_a_sink_that_raises_leaves_no_hooks_and_the_others_closed():
+    failing, other = Mock(), Mock()
+    failing.close.side_effect = failing.write.side_effect = OSError("disk full")
+    model = mlp(0, (20, 8, 1))
+    with pytest.raises(OSError, match="disk full"), TrainingMonitor(model, sinks=[other, failing]) as monitor:
+        monitor.observe()
+    assert other.close.call_count == 1 and not model[1]._forward_hooks
+
+
 def test_every_record_is_in_the_file_at_once(tmp_path):
     sink = JSONLSink(tmp_path / "run.jsonl")
     for step in range(3):

@@ -142,6 +142,17 @@ def test_an_alert_is_raised_when_its_condition_begins_and_again_when_it_returns(
     assert [alert.step for alert in monitor.alerts] == [1, 4]
 
 
+def test_a_condition_that_lasts_is_told_once_of_each_layer():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    monitor = TrainingMonitor(model)
+    found = []
+    for layers in ("1", "0", "1", "0", "", "0"):
+        for name, layer in model.named_children():
+            layer.weight.grad = torch.full((1, 1), math.nan if name in layers else 1.0)
+        found.append([alert.subject for alert in monitor.observe()])
+    assert found == [["1.weight"], ["0.weight"], [], [], [], ["0.weight"]]
+
+
 def test_the_host_waits_once_a_recorded_step_and_never_else():
     model = mlp(0, (20, 16, 1))
     monitor = TrainingMonitor(model, every=4)

@@ -19,8 +19,15 @@ MUTANTS = [
     Mutant(
         "mean of means with unequal token counts",
         "steepest/gradient_flow/accumulation.py",
-        "counts = [count(micro_batch) for micro_batch in micro_batches]",
-        "counts = [first_dimension(micro_batch) for micro_batch in micro_batches]",
+        "_in_float64(count(micro_batch)) for",
+        "_in_float64(first_dimension(micro_batch)) for",
+        ACCUMULATION,
+    ),
+    Mutant(
+        "shares of integer tensors rounded to float32",
+        "steepest/gradient_flow/accumulation.py",
+        "return number.to(torch.float64) if isinstance(number, torch.Tensor) else number",
+        "return number",
         ACCUMULATION,
     ),
     Mutant(
@@ -283,9 +290,23 @@ MUTANTS = [
         DIAGNOSE,
     ),
     Mutant(
+        "a spike in the last record is not seen",
+        "steepest/gradient_flow/diagnose.py",
+        "    spikes += run if len(run) <= 3 else []\n",
+        "",
+        DIAGNOSE,
+    ),
+    Mutant(
+        "a skipped step hides the spike before it",
+        "steepest/gradient_flow/diagnose.py",
+        "for record in (record for record in records if not record.skipped):",
+        "for record in records:",
+        DIAGNOSE,
+    ),
+    Mutant(
         "every spike blamed on the data",
         "steepest/gradient_flow/diagnose.py",
-        "calm = returned_at_once and not _loss_stays_up(records, spikes)",
+        "calm = returned_at_once and not _loss_stays_up(records, spikes) if spikes else None",
         "calm = True",
         DIAGNOSE,
     ),

@@ -101,6 +101,36 @@ def test_counts_as_tensors_are_not_read():
     assert returned.shape == () and not returned.requires_grad
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32])
+def test_counts_as_tensors_are_as_exact_as_numbers(dtype, reduction):
+    # None of the shares 3/22, 7/22, 12/22 is a float32.
+    x, y = data(22)
+    whole = network()
+    loss = F.cross_entropy(whole(x), y)
+    loss.backward()
+    model = network()
+    returned = accumulate_gradients(
+        list(zip(x.split([3, 7, 12]), y.split([3, 7, 12]), strict=True)),
+        lambda batch: F.cross_entropy(model(batch[0]), batch[1], reduction=reduction),
+        count=lambda batch: torch.tensor(len(batch[1]), dtype=dtype),
+        reduction=reduction,
+    )
+    torch.testing.assert_close(returned, loss.detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gradients(model), gradients(whole), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_loss_keeps_its_dtype(dtype, reduction, as_tensor):
+    weight = torch.ones((), dtype=dtype, requires_grad=True)
+    count = (lambda x: torch.tensor(len(x))) if as_tensor else len
+    window = [torch.ones(3, dtype=dtype), torch.ones(1, dtype=dtype)]
+    loss = accumulate_gradients(window, lambda x: getattr(weight * x, reduction)(), count=count, reduction=reduction)
+    assert loss.dtype == dtype and loss.item() == weight.grad.item() == 1
+
+
 def test_the_graph_of_a_micro_batch_is_gone_before_the_next_forward():
     alive = []
     weight = torch.ones(3, requires_grad=True)

@@ -1,6 +1,7 @@
 """diagnose: every row of the table on real runs and hand-made histories, its causes told apart, no false alarm."""
 
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -71,6 +72,10 @@ def test_large_norms_by_their_start():
     [finding] = diagnose(history_of([500.0] * 50, flat, weight_norms=[9.0] * 50, update_ratios=[1e-3] * 50))
     assert [cause.supported for cause in finding.causes] == [True, False]
     assert "average the loss" in finding.remedy and finding.steps == tuple(range(50))
+    # Beside a weight of 0 an update is infinite, or NaN if there was none.
+    ratios = [NAN] * 30 + [math.inf] * 5 + [1e-3] * 15
+    [finding] = diagnose(history_of([500.0] * 50, flat, weight_norms=[9.0] * 50, update_ratios=ratios))
+    assert [cause.supported for cause in finding.causes] == [True, False]
 
 
 def test_a_large_norm_is_no_symptom_while_the_loss_falls():
@@ -292,6 +297,23 @@ def test_spikes_by_what_follows():
 def test_growth_without_return_is_no_spike():
     assert "spikes" not in found(history_of([1.0] * 30 + [100.0**i for i in range(1, 10)]))
     assert "spikes" not in found(history_of([1.0] * 30 + [100.0, 1e4, NAN, NAN]))
+
+
+def test_a_spike_in_the_last_record_has_causes_that_cannot_be_told_yet():
+    [finding] = diagnose(history_of([*noise(3, 40), 90.0]))
+    assert (finding.symptom, finding.steps) == ("spikes", (40,))
+    assert [cause.supported for cause in finding.causes] == [None, None]
+    norms = [*noise(3, 40), 90.0]
+    norms[20] = 70.0
+    [finding] = diagnose(history_of(norms))
+    assert finding.steps == (20, 40) and [cause.supported for cause in finding.causes] == [True, False]
+
+
+def test_a_skipped_step_after_a_spike_hides_nothing():
+    calm = noise(4, 60)
+    norms = [*calm[:30], 60.0, INF, *calm[32:]]
+    [finding] = diagnose([replace(entry, scale=8.0) for entry in history_of(norms)])
+    assert (finding.symptom, finding.steps) == ("spikes", (30,))
 
 
 def test_two_spikes_are_counted_as_two():

@@ -107,6 +107,15 @@ def test_a_sequence_of_padding_gives_finite_values_and_gradients(kind):
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("shape", [(0, 6), (4, 0)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_empty_batch_stays_empty(kind, shape, padded):
+    block, _ = pair(kind)
+    mask = torch.zeros(shape, dtype=torch.bool) if padded else None
+    assert block(sequences(*shape), mask, is_causal=True).shape == (*shape, WIDTH)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
 def test_is_equivariant_to_the_order_of_positions(kind):
     block, _ = pair(kind)
     x, order = sequences(), torch.tensor([3, 1, 0, 5, 4, 2])

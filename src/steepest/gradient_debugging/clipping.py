@@ -156,6 +156,10 @@ def clip_grad_value_(
 
 def gradients_of(parameters: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Return the gradients there are; raise unless `parameters` is a tensor or some tensors."""
+    if isinstance(parameters, torch.nn.Module):
+        raise TypeError(
+            f"parameters must be tensors, got the module {type(parameters).__name__}; pass its parameters()"
+        )
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
     if not parameters:
         raise ValueError("parameters is empty; a generator yields them once only, so make it anew for each call")

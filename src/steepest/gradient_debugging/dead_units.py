@@ -16,7 +16,9 @@ class DeadUnits:
     last dimension, or a channel (dimension 1) where the output has four or more dimensions.
 
     Only forwards in training mode with gradients enabled count, so that validation between two steps doesn't.
-    `torch.nn.functional.relu` has no module to hook and isn't seen.
+    `torch.nn.functional.relu` has no module to hook and isn't seen. Where the number of units varies from forward to
+    forward, as the positions of a one-dimensional convolution do, it counts anew with each change. torch.compile
+    leaves its graph for the hooks.
 
     Args:
         model: the network; every submodule of a type in `kinds` is watched.
@@ -58,7 +60,9 @@ class DeadUnits:
         """Take in the forwards since the last call; return the share of dead units of each module seen, on device."""
         for name, fired in self._fired.items():
             silent = self._silent.get(name)
-            waited = torch.zeros_like(fired, dtype=torch.int64) if silent is None else silent.to(fired.device)
+            if silent is None or silent.shape != fired.shape:
+                silent = torch.zeros_like(fired, dtype=torch.int64)
+            waited = silent.to(fired.device)
             self._silent[name] = torch.where(fired, 0, waited + 1)
         self._fired.clear()
         return {name: (silent >= self.after).float().mean() for name, silent in self._silent.items()}
@@ -79,8 +83,10 @@ class DeadUnits:
         self._silent = dict(state)
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
+        # Compiled, the number of the step would be a constant of the graph, which is compiled anew at every step.
+        @torch.compiler.disable
         def note(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-            if not (module.training and torch.is_grad_enabled() and self._due()):
+            if not (module.training and torch.is_grad_enabled() and self._due() and output.numel()):
                 return
             unit = 1 if output.dim() >= 4 else output.dim() - 1
             samples = [dimension for dimension in range(output.dim()) if dimension != unit]
@@ -89,6 +95,6 @@ class DeadUnits:
                 fired = fired.any(dim=samples)
             # The module may run several times a step: micro-batches, shared modules, recomputation.
             before = self._fired.get(name)
-            self._fired[name] = fired if before is None else before | fired
+            self._fired[name] = fired if before is None or before.shape != fired.shape else before | fired
 
         return note

@@ -105,6 +105,8 @@ def find_nonfinite(
 
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     with watched(model) as handles, torch.inference_mode(False), torch.enable_grad():
+        # Autograd refuses to save inference tensors.
+        inputs = tuple(v.clone() if isinstance(v, torch.Tensor) and v.is_inference() else v for v in inputs)
         watch = _Watch(handles)
         try:
             for name, parameter in model.named_parameters():

@@ -109,7 +109,7 @@ def batch_norm(
     elif running_mean is None:
         raise ValueError("running_mean and running_var are needed when training is False")
     else:
-        mean, variance = running_mean.view(per_channel), running_var.view(per_channel)
+        mean, variance = (_in_at_least_float32(average).view(per_channel) for average in (running_mean, running_var))
     normalised = (x - mean) * torch.rsqrt(variance + eps)
     return _scaled_and_shifted(normalised, weight, bias, per_channel).to(input.dtype)
 

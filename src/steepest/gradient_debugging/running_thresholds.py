@@ -137,7 +137,8 @@ class RunningThresholds:
                 relative[name] = self._norms[name].quantile(0.5) / weight
         if not relative:
             return []
-        best = max(relative.values())
+        # A gradient larger than its weight tells of a weight near 0, as of a head that starts at 0.
+        best = min(max(relative.values()), 1.0)
         converged = self._loss_is_lowest()
         vanished = []
         for name, ratio in relative.items():
@@ -186,7 +187,7 @@ class RunningThresholds:
             for name, ratio in medians.items()
             if ratio == 0
             and self._ready(self._norms.get(name))
-            and self._norms[name].quantile(0.5) > weights[name] * ROUNDING
+            and self._norms[name].quantile(0.5) > weights.get(name, 0.0) * ROUNDING
         ]
         if lost:
             message = f"updates leave {listed(lost)} unchanged"

@@ -27,7 +27,8 @@ class JSONLSink:
     `float` and JavaScript's `Number` read. `read_jsonl` reads the file back.
 
     Args:
-        path: the file; made if missing, continued if not. A last line that a crash cut short is dropped.
+        path: the file; made with its folder if missing, continued if not. A last line that a crash cut short is
+            dropped.
 
     Example:
         >>> import tempfile
@@ -42,6 +43,7 @@ class JSONLSink:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             written = self.path.read_bytes()
             whole = written.rfind(b"\n") + 1

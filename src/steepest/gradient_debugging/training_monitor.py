@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 import torch
@@ -30,7 +31,8 @@ class TrainingMonitor:
 
     The host waits once in `observe` of a recorded step, and nowhere else. `after_step` is optional: with it the ratio
     of the update to the weights is known, learning rate, momentum and decay included, and arrives with the next
-    record. An alert is raised when its condition begins, and again only after it has ended.
+    record. An alert is raised when its condition begins, for each layer that it comes to concern most, and again only
+    after it has ended.
 
     Args:
         model: the network.
@@ -96,7 +98,10 @@ class TrainingMonitor:
             return []
         found = self.policy.judge(record)
         new = [alert for alert in found if (alert.kind, alert.subject) not in self._holding]
-        self._holding = {(alert.kind, alert.subject) for alert in found}
+        # The layer that it concerns most changes back and forth while a condition lasts.
+        lasting = {alert.kind for alert in found}
+        self._holding = {(kind, subject) for kind, subject in self._holding if kind in lasting}
+        self._holding |= {(alert.kind, alert.subject) for alert in found}
         self.alerts.extend(new)
         for sink in self.sinks:
             sink.write(record, new)
@@ -107,10 +112,11 @@ class TrainingMonitor:
         self.recorder.after_step()
 
     def close(self) -> None:
-        """Remove the hooks from the model and close the sinks."""
+        """Remove the hooks from the model and close the sinks, all of them also if one raises."""
         self.recorder.close()
-        for sink in self.sinks:
-            sink.close()
+        with ExitStack() as closing:
+            for sink in self.sinks:
+                closing.callback(sink.close)
 
     def __enter__(self) -> "TrainingMonitor":
         return self

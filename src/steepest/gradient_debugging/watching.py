@@ -27,16 +27,24 @@ def floating_tensors(value: object) -> Iterator[torch.Tensor]:
 def watched(model: torch.nn.Module) -> Iterator[ExitStack]:
     """Yield a stack for the handles of hooks (`enter_context`); at the end they go, and the buffers are put back.
 
-    The running averages of batch norm are buffers, which a forward in training mode moves, with NaN for good.
+    The running averages of batch norm are buffers, which a forward in training mode moves, with NaN for good. The
+    forwards watched get copies: a buffer that is written to, be it with its own values, would no longer do for the
+    backward of an earlier forward, and one that a module replaces would stay replaced.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    owned = [
+        (module, *named)
+        for module in model.modules()
+        for named in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    copies = {id(buffer): buffer.clone() for _, _, buffer in owned}
     try:
+        for module, name, buffer in owned:
+            setattr(module, name, copies[id(buffer)])
         with ExitStack() as handles:
             yield handles
     finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for module, name, buffer in owned:
+            setattr(module, name, buffer)
 
 
 def require_module(name: str, value: object) -> None:

@@ -104,12 +104,14 @@ def accumulate_gradients(
         raise ValueError("micro_batches is empty: there is no gradient to accumulate")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
-    counts = [count(micro_batch) for micro_batch in micro_batches]
+    # In float64: a quotient of integer tensors is a float32.
+    counts = [_in_float64(count(micro_batch)) for micro_batch in micro_batches]
     for i, number in enumerate(counts):
         if not isinstance(number, torch.Tensor) and number < 0:
             raise ValueError(f"micro-batch {i} has a count of {number}; counts must be >= 0")
     if total is None:
         total = sum(counts)
+    total = _in_float64(total)
     if not isinstance(total, torch.Tensor) and not total > 0:
         raise ValueError(f"the micro-batches have {total} items in total, so their mean loss is undefined")
 
@@ -120,7 +122,7 @@ def accumulate_gradients(
         with nullcontext() if no_sync is None or i == last else no_sync():
             loss = loss_fn(micro_batch)
             _require_loss(loss, i)
-            weighted = loss * (number / total) if reduction == "mean" else loss / total
+            weighted = (loss * (number / total) if reduction == "mean" else loss / total).to(loss.dtype)
             weighted.backward()
         mean_loss = weighted.detach() if mean_loss is None else mean_loss + weighted.detach()
     return mean_loss
@@ -152,6 +154,10 @@ def _windows(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
             window = []
     if window:
         yield window
+
+
+def _in_float64(number: Count) -> Count:
+    return number.to(torch.float64) if isinstance(number, torch.Tensor) else number
 
 
 def _require_loss(loss: object, index: int) -> None:

@@ -79,7 +79,7 @@ class SelfAttention(nn.Module):
         if src.ndim != 3 or src.shape[-1] != self.d_model:
             raise ValueError(f"src must have shape (B, T, {self.d_model}), got {tuple(src.shape)}")
         batch, length, _ = src.shape
-        heads = self.in_proj(src).view(batch, length, 3, self.nhead, -1)  # (B, T, 3, h, d_k)
+        heads = self.in_proj(src).view(batch, length, 3, self.nhead, self.d_model // self.nhead)  # (B, T, 3, h, d_k)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, h, T, d_k)
         visible = _visible(src, src_key_padding_mask, is_causal)
         mixed = F.scaled_dot_product_attention(

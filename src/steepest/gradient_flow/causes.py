@@ -183,8 +183,10 @@ def of_norm_near_zero(
     )
 
 
-def of_spikes(returned_at_once: bool) -> tuple[Cause, ...]:
-    """Return the causes of spikes; `returned_at_once`: norm and loss were as before in the next record.
+def of_spikes(returned_at_once: bool | None) -> tuple[Cause, ...]:
+    """Return the causes of spikes.
+
+    `returned_at_once`: norm and loss were as before in the next record, None if there is no next record.
 
     >>> of_spikes(returned_at_once=False)[0].name
     'unstable optimizer'
@@ -201,7 +203,7 @@ def of_spikes(returned_at_once: bool) -> tuple[Cause, ...]:
             "the same batch doesn't spike at older weights; the loss stays up for a while: a rate at the edge of"
             " stability, or Adam's second moment that has gone stale",
             "lower the learning rate or Adam's beta2, lengthen warmup, clip",
-            not returned_at_once,
+            None if returned_at_once is None else not returned_at_once,
         ),
     )
 

@@ -75,7 +75,8 @@ def _large(records: Sequence[GradientRecord]) -> Finding | None:
         return None
     at_start = math.isfinite(records[0].total_norm) and records[0].total_norm > LARGE
     middle = median(record.total_norm for record in finite)
-    updates = [ratio for record in finite for ratio in record.of_weights(record.update_ratios).values()]
+    # Beside a weight of 0 every update is infinite, and none is NaN.
+    updates = [r for record in finite for r in record.of_weights(record.update_ratios).values() if math.isfinite(r)]
     large_updates = median(updates) > LARGE_UPDATE if updates else None
     evidence = f"the total norm is above {LARGE:g} in {len(large)} of {len(finite)} records, {middle:.3g} in the median"
     return Finding("large norm", _steps(large), evidence, causes.of_large_norm(at_start, large_updates))
@@ -162,7 +163,7 @@ def _near_zero(records: Sequence[GradientRecord]) -> Finding | None:
 def _spikes(records: Sequence[GradientRecord]) -> Finding | None:
     usual, spikes, run = RunningQuantile(), [], []
     returned_at_once = True
-    for record in records:
+    for record in (record for record in records if not record.skipped):
         norm = record.total_norm
         if math.isfinite(norm) and len(usual) >= 10 and norm > spike_threshold(usual, SPIKE):
             run.append(record)
@@ -173,10 +174,12 @@ def _spikes(records: Sequence[GradientRecord]) -> Finding | None:
                 spikes += run
             run = []
         usual.append(norm)
+    calm = returned_at_once and not _loss_stays_up(records, spikes) if spikes else None
+    # Whether the last records come back isn't known yet.
+    spikes += run if len(run) <= 3 else []
     if not spikes:
         return None
     evidence = f"{len(spikes)} spikes, the largest a norm of {max(record.total_norm for record in spikes):.3g}"
-    calm = returned_at_once and not _loss_stays_up(records, spikes)
     return Finding("spikes", _steps(spikes), evidence, causes.of_spikes(calm))
 
 
