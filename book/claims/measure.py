@@ -89,11 +89,11 @@ def measure(
         say(f"[{count}/{len(chosen)}] {claim.id} …")
         try:
             result = measured(claim)
+            verdict = claim.verdict(result.values)
         except Exception:
             traceback.print_exc()
             failed.append(claim.id)
             continue
-        verdict = claim.verdict(result.values)
         write_results(device, {**read_results(device, folder), claim.id: result}, folder)
         say(f"    {verdict.kind} ({result.seconds} s): {verdict.sentence}")
     return failed

@@ -115,6 +115,13 @@ MUTANTS = [
         CHECKPOINT,
     ),
     mutant(
+        "autocast on CUDA goes unnoticed where nothing ran there yet",
+        "forward_state",
+        'if cuda_initialized or torch.is_autocast_enabled("cuda"):',
+        "if cuda_initialized:",
+        CHECKPOINT,
+    ),
+    mutant(
         "CUDA first used inside the region goes unnoticed",
         "forward_state",
         "if self.cpu is not None and torch.cuda.is_initialized() and not self.cuda_initialized:",
@@ -416,6 +423,13 @@ MUTANTS = [
         "segments",
         "peak = max(peak, boundaries + sum(internal[start : start + size]))",
         "peak = max(peak, sum(internal[start : start + size]))",
+        SEGMENTS,
+    ),
+    mutant(
+        "the search for the least peak trusts that sums are rounded alike",
+        "segments",
+        "min(limit, segment_peak(sizes, internal, boundary, workspace))",
+        "segment_peak(sizes, internal, boundary, workspace)",
         SEGMENTS,
     ),
     mutant(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from steepest.checkpointing import LiveMemory, checkpoint
+from steepest.checkpointing.forward_state import ForwardState
 from tests.checkpointing.nets import NETS, Counted, assert_same_bits, build, gradients, saved_bytes
 from tests.host_reads import host_reads
 
@@ -76,6 +77,17 @@ def test_autocast_is_restored(dtype, cache_enabled):
     assert_same_bits(gradients(run(lambda x: checkpoint(region, x)), net, x), expected)
     assert dtypes == [(dtype, True, cache_enabled)] * 2
     assert not torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled()
+
+
+def test_autocast_on_cuda_is_noted_though_nothing_ran_there_yet():
+    before = torch.is_autocast_enabled("cuda")
+    with mock.patch("torch.cuda.is_initialized", return_value=False):
+        try:
+            torch.set_autocast_enabled("cuda", True)
+            noted = {arguments["device_type"]: arguments for arguments in ForwardState.capture((), False).autocasts}
+        finally:
+            torch.set_autocast_enabled("cuda", before)
+    assert noted["cuda"]["enabled"] and not noted["cpu"]["enabled"]
 
 
 def test_a_backward_pass_under_autocast_recomputes_without_it():
@@ -631,6 +643,8 @@ def test_an_error_in_the_function_passes_through_and_leaves_the_state_alone():
 def test_wrong_arguments_are_named():
     with pytest.raises(TypeError, match="function must be callable, got Tensor"):
         checkpoint(torch.ones(3), torch.ones(3))
+    with pytest.raises(TypeError, match="preserve_rng_state must be True or False, got NoneType"):
+        checkpoint(torch.exp, torch.ones(3), preserve_rng_state=None)
 
 
 def test_first_use_of_cuda_inside_the_function_is_an_error():
@@ -670,9 +684,11 @@ def test_the_streams_of_cuda_devices_are_restored_and_put_back():
         assert drawn == [50, 51]
 
 
-def test_func_transforms_are_refused():
+def test_func_transforms_and_forward_mode_are_refused():
     with pytest.raises(RuntimeError):
         torch.func.grad(lambda x: checkpoint(torch.exp, x).sum())(torch.ones(3))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError):
+        checkpoint(torch.exp, torch.autograd.forward_ad.make_dual(torch.ones(3), torch.ones(3)))
 
 
 # ---- properties
@@ -744,7 +760,9 @@ def test_inside_torch_compile_it_is_torchs_region(name):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETS)
-def test_on_cuda_gradients_and_random_states_are_the_same_to_the_bit(name):
+def test_on_cuda_gradients_and_random_states_are_the_same_to_the_bit(name, monkeypatch):
+    # Else a convolution's backward pass may add in any order.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     net, x = build(name)
     net, x = net.cuda(), x.detach().cuda().requires_grad_()
 
@@ -780,7 +798,8 @@ def test_on_cuda_autocast_is_restored(dtype):
 @pytest.mark.gpu
 def test_on_cuda_nothing_waits_and_less_is_allocated():
     net = nn.Sequential(*[nn.Sequential(nn.Linear(256, 256), nn.GELU()) for _ in range(12)]).cuda()
-    x = torch.randn(512, 256, device="cuda", requires_grad=True)
+    # Large beside the workspaces of matrix products.
+    x = torch.randn(32768, 256, device="cuda", requires_grad=True)
 
     def peak(run):
         net.zero_grad(set_to_none=False)
@@ -795,7 +814,8 @@ def test_on_cuda_nothing_waits_and_less_is_allocated():
             x = checkpoint(layer, x)
         return x
 
-    peak(net)
+    # The first passes make the gradients and the library's workspaces.
+    peak(net), peak(segments)
     try:
         torch.cuda.set_sync_debug_mode("error")
         segments(x).sum().backward()

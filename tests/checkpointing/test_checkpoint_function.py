@@ -184,6 +184,8 @@ def test_tensors_in_containers_are_not_seen():
         return x * others[0]
 
     assert not run(lambda others: others[0].exp(), [y]).requires_grad
+    assert not run(lambda x: [x.exp()], x)[0].requires_grad
+    assert not run(lambda x: {"out": x.exp()}, x)["out"].requires_grad
     # The inner backward pass reaches the leaf in the list by itself; a tensor with a history it reaches only once.
     run(region, x, [y]).sum().backward()
     assert torch.equal(y.grad, torch.ones(3))
@@ -288,6 +290,15 @@ def test_changing_an_input_in_place_is_an_error(requires_grad):
         output.sum().backward()
 
 
+def test_a_parameter_changed_in_place_goes_unnoticed():
+    x, weight = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    output = run(lambda x: x * weight, x)
+    with torch.no_grad():
+        weight.fill_(5.0)
+    output.sum().backward()
+    assert torch.equal(x.grad, torch.full((3,), 5.0))
+
+
 def test_wrong_arguments_are_named():
     x = torch.ones(3, requires_grad=True)
     with pytest.raises(TypeError, match="function must be callable, got Tensor"):
@@ -304,7 +315,9 @@ def test_first_use_of_cuda_inside_the_function_is_an_error():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETS)
-def test_on_cuda_gradients_and_random_states_are_the_same_to_the_bit(name):
+def test_on_cuda_gradients_and_random_states_are_the_same_to_the_bit(name, monkeypatch):
+    # Else a convolution's backward pass may add in any order.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     net, x = build(name)
     net, x = net.cuda(), x.detach().cuda().requires_grad_()
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from torch import nn
 
 from steepest.checkpointing import (
     LiveMemory,
+    SegmentPlan,
     checkpoint_sequential,
     layer_bytes,
     optimal_segments,
     segment_peak,
     segment_sizes,
+    segments,
 )
 
 
@@ -189,3 +192,20 @@ def test_wrong_keywords_and_sizes_are_named():
         segment_peak([1, 0], 1, 1)
     with pytest.raises(ValueError, match="workspace_bytes must be >= 0"):
         segment_peak([1], 1, 1, -1)
+
+
+def test_a_budget_has_room_for_the_workspace_too():
+    # Without it 70 bytes would hold all six layers at once.
+    assert optimal_segments(6, 10, 10, budget=70, workspace_bytes=20) == SegmentPlan((3, 3), 70, 3)
+
+
+def test_the_search_ends_where_sums_are_rounded_otherwise(monkeypatch):
+    # From Python 3.12 on, sum compensates for rounding, as fsum does.
+    turns = iter(range(10_000))
+    search = segments._fastest
+    monkeypatch.setattr(segments, "sum", math.fsum, raising=False)
+    monkeypatch.setattr(segments, "_fastest", lambda *args: (next(turns), search(*args))[1])
+    draw = random.Random(0)
+    for _ in range(50):
+        internal, boundary = ([draw.random() for _ in range(12)] for _ in range(2))
+        assert sum(optimal_segments(12, internal, boundary).sizes) == 12

@@ -1,10 +1,10 @@
 """What checkpointing saves and costs on an encoder of the size of BERT-base, measured on a GPU."""
 
-from book.claims.checkpointing.gpu_runs import encoder_runs, largest_comparable, small_encoder_runs
+from book.claims.checkpointing.gpu_runs import MODES, encoder_runs, largest_comparable, small_encoder_runs
 from book.claims.claim import CONDITIONAL, FAILS, HOLDS, Claim, Values, Verdict
-from book.claims.wording import percent
+from book.claims.wording import number, percent
 
-NOT_COMPARABLE = "No batch fits without checkpointing on this GPU, so that nothing can be compared."
+NOT_COMPARABLE = "No batch fits both with and without checkpointing on this GPU, so that nothing can be compared."
 
 
 def measure_peak(seed: int) -> Values:
@@ -39,9 +39,12 @@ def judge_within(values: Values, low: float, high: float, what: str) -> Verdict:
     if place is None:
         return Verdict(CONDITIONAL, NOT_COMPARABLE)
     extra = [values[f"time over no checkpointing, {mode} checkpointed"][place] - 1 for mode in ("half", "all")]
+    gigabytes = [number(values[f"peak bytes, {mode} checkpointed"][place] / 1e9, 3) for mode in MODES]
+    sample = values["milliseconds a sample, none checkpointed"][place]
     sentence = (
         f"{what} at batch {values['batch sizes'][place]}: a step takes {percent(extra[0])} longer with half of the "
-        f"{values['blocks']} blocks checkpointed, {percent(extra[1])} longer with all."
+        f"{values['blocks']} blocks checkpointed, {percent(extra[1])} longer with all; without any a sample takes "
+        f"{number(sample)} ms. The peaks with none, half and all are {', '.join(gigabytes)} GB."
     )
     inside = sum(low <= share <= high for share in extra)
     return Verdict({2: HOLDS, 1: CONDITIONAL, 0: FAILS}[inside], sentence)

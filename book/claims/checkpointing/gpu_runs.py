@@ -6,7 +6,7 @@ import torch
 
 from book.claims.checkpointing.networks import Encoder, ResNet, training_step
 from book.claims.claim import Values
-from book.claims.on_device import float32_products, peak_bytes, ratio, seconds_of_each
+from book.claims.on_device import float32_products, peak_bytes, ratio, release, seconds_of_each
 from book.claims.wording import median
 
 MODES = ("none", "half", "all")
@@ -36,13 +36,15 @@ def account(shape: Encoder | ResNet, batches: tuple[int, ...], device: str, roun
             steps = {mode: training_step(model, data, count, optimizer) for mode, count in checkpointed.items()}
             fitting = {}
             for mode, step in steps.items():
+                # A step that ran out of memory can leave some of it behind.
+                release(device)
                 try:
                     step()
                     peaks[mode].append(peak_bytes(step, device))
                     fitting[mode] = step
                 except torch.cuda.OutOfMemoryError:
-                    optimizer.zero_grad()
                     peaks[mode].append(TOO_LARGE)
+                    optimizer.zero_grad()
             times = seconds_of_each(fitting, device, rounds)
             for mode in MODES:
                 fits = mode in fitting
@@ -59,8 +61,9 @@ def account(shape: Encoder | ResNet, batches: tuple[int, ...], device: str, roun
 
 
 def largest_comparable(values: Values) -> int | None:
-    """The place of the largest batch that fits without checkpointing; None if none does."""
-    fitting = [i for i, peak in enumerate(values["peak bytes, none checkpointed"]) if peak != TOO_LARGE]
+    """The place of the largest batch that fits in each of the modes; None if none does."""
+    peaks = zip(*(values[f"peak bytes, {mode} checkpointed"] for mode in MODES), strict=True)
+    fitting = [place for place, found in enumerate(peaks) if TOO_LARGE not in found]
     return fitting[-1] if fitting else None
 
 

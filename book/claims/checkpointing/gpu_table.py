@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from book.claims.checkpointing.gpu_encoder import NOT_COMPARABLE
 from book.claims.checkpointing.gpu_runs import TOO_LARGE, encoder_runs, small_encoder_runs
 from book.claims.claim import CONDITIONAL, FAILS, HOLDS, Claim, Values, Verdict
 from book.claims.wording import number, percent
@@ -80,7 +81,7 @@ def judge_memory_per_sample(values: Values) -> Verdict:
         ]
         per_sample[mode] = fitting[-1] if fitting else None
     if None in per_sample.values():
-        return Verdict(CONDITIONAL, "No batch fits without checkpointing on this GPU, so that nothing can be compared.")
+        return Verdict(CONDITIONAL, NOT_COMPARABLE)
     stated = [1 - row.gigabytes_a_sample / NONE.gigabytes_a_sample for row in (HALF, ALL)]
     saved = [1 - per_sample[mode] / per_sample["none"] for mode in ("half", "all")]
     sentence = (

@@ -6,7 +6,7 @@ import torch
 
 from book.claims.claim import CONDITIONAL, FAILS, HOLDS, Claim, Values, Verdict
 from book.claims.mixed_precision.precisions import BF16, FP16, FP32, Precision, Shape, training_step
-from book.claims.on_device import peak_bytes
+from book.claims.on_device import peak_bytes, release
 from book.claims.wording import number, percent
 
 FULL = Shape(layers=12, width=768, heads=12, length=256, batch=16)
@@ -39,6 +39,7 @@ def account(device: str, shape: Shape, seed: int) -> Values:
     """Bytes of model, Adam's state and activations, and the peak of a step, by precision."""
     values: dict = {"parameters": sum(p.numel() for p in shape.model(device).parameters()), "batch": shape.batch}
     for precision in PRECISIONS:
+        release(device)
         model, data = shape.model(device), shape.batch_of(shape.batch, device, seed)
         optimizer = torch.optim.Adam(model.parameters())
         step = training_step(model, data, precision)
@@ -52,6 +53,8 @@ def account(device: str, shape: Shape, seed: int) -> Values:
         values[f"bytes of Adam's state, {precision.name}"] = state
         values[f"bytes of activations, {precision.name}"] = saved_bytes(model, data[0], precision)
         values[f"bytes at the peak of a step, {precision.name}"] = peak_bytes(step, device)
+        # Else the next precision is measured beside this one's model and state.
+        del model, data, step
     return values
 
 
@@ -77,10 +80,19 @@ def judge_account(values: Values) -> Verdict:
 
 
 def largest_batch(step_at: Callable[[int], Callable[[], object]], budget: int, device: str) -> int:
-    """The largest batch whose step stays within a budget of bytes, by doubling and halving; 0 if none does."""
+    """The largest batch whose step stays within a budget of bytes, by doubling and halving; 0 if none does.
+
+    What counts is the second step: from then on Adam's state is there during the forward pass.
+    """
 
     def fits(size: int) -> bool:
-        return peak_bytes(step_at(size), device) <= budget
+        release(device)
+        step = step_at(size)
+        try:
+            step()
+            return peak_bytes(step, device) <= budget
+        except torch.cuda.OutOfMemoryError:
+            return False
 
     low, high = 0, 1
     while fits(high):
@@ -95,12 +107,14 @@ def fill_budget(device: str, shape: Shape, budget: int, seed: int) -> Values:
     """The largest batch that a byte budget holds, by precision."""
     values: dict = {"budget in bytes": budget}
     for precision in PRECISIONS:
+        release(device)
         model = shape.model(device)
 
         def step_at(size: int, model: torch.nn.Module = model, precision: Precision = precision):
             return training_step(model, shape.batch_of(size, device, seed), precision)
 
         values[f"largest batch, {precision.name}"] = largest_batch(step_at, budget, device)
+        del model, step_at
     return values
 
 

@@ -3,7 +3,7 @@
 import torch
 from sklearn.datasets import load_digits
 
-from book.claims.claim import CONDITIONAL, FAILS, HOLDS, Claim, Values, Verdict
+from book.claims.claim import CONDITIONAL, FAILS, HOLDS, LONGEST_LIST, Claim, Values, Verdict
 from book.claims.mixed_precision.precisions import BF16, FP16, FP32, Precision
 from book.claims.on_device import float32_products, random_tensor, ratio, seconds_of_each
 from book.claims.wording import median, number, percent
@@ -16,7 +16,7 @@ WATCHED = {
     "batch norm": ("native_batch_norm", "cudnn_batch_norm", "_batch_norm_with_update"),
     "layer norm": ("native_layer_norm",),
     "softmax": ("_softmax",),
-    "loss": ("nll_loss_forward",),
+    "loss": ("nll_loss_forward", "nll_loss2d_forward"),
 }
 
 
@@ -28,55 +28,61 @@ class Everything(torch.nn.Module):
         self.convolution = torch.nn.Conv2d(1, 8, 3)
         self.batch_norm = torch.nn.BatchNorm2d(8)
         self.linear = torch.nn.Linear(8 * 36, 10)
+        # Each of these gets what the linear layer made, so that none finds the dtype that another one chose.
         self.layer_norm = torch.nn.LayerNorm(10)
         self.softmax = torch.nn.Softmax(-1)
         self.cross_entropy = torch.nn.CrossEntropyLoss()
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss, and the probabilities so that their softmax runs too."""
-        hidden = self.batch_norm(self.convolution(images)).relu().flatten(1)
-        scores = self.layer_norm(self.linear(hidden))
-        return self.cross_entropy(scores, labels), self.softmax(scores)
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The loss, the probabilities and the normalized scores."""
+        scores = self.linear(self.batch_norm(self.convolution(images)).relu().flatten(1))
+        return self.cross_entropy(scores, labels), self.softmax(scores), self.layer_norm(scores)
 
 
 def observe_autocast(device: str, dtype: torch.dtype, seed: int) -> Values:
-    """The dtype in which the kernel of each watched operator computed, read off its first floating input."""
+    """The dtype in which each watched operator ran, read off its result, and all operators with theirs.
+
+    The result tells, because the kernel of softmax can read 16 bits and compute and return FP32.
+    """
     torch.manual_seed(seed)
     model = Everything().to(device)
     images = random_tensor(4, 1, 8, 8, device=device, seed=seed)
     labels = torch.arange(4, device=device)
     rows = autocast_report(model, images, labels, dtype=dtype)
-    found = dict.fromkeys(WATCHED, "not seen")
     seen = set()
+    kinds = {}
     for row in rows:
         operator = row.operator.removeprefix("aten.")
-        first = str(row.input_dtypes[0]).removeprefix("torch.")
-        seen.add(f"{operator}: {first}")
+        taken = ", ".join(dict.fromkeys(short(one) for one in row.input_dtypes))
+        seen.add(f"{operator}: {taken} to {short(row.output_dtype)}")
         for kind, names in WATCHED.items():
             if operator in names:
-                found[kind] = first
-    lower = str(dtype).removeprefix("torch.")
-    kinds = {f"dtype of {kind}": name for kind, name in found.items()}
-    return {"autocast to": lower, **kinds, "operators": sorted(seen)[:20]}
+                kinds[f"dtype of {kind}"] = short(row.output_dtype)
+    if len(kinds) < len(WATCHED):
+        raise RuntimeError(f"of {', '.join(WATCHED)} some ran under unknown names: {'; '.join(sorted(seen))}")
+    return {"autocast to": short(dtype), **kinds, "operators": sorted(seen)[:LONGEST_LIST]}
+
+
+def short(dtype: torch.dtype | None) -> str:
+    """A dtype without the library's name."""
+    return str(dtype).removeprefix("torch.")
 
 
 def judge_products(values: Values) -> Verdict:
-    """Holds if convolutions and matrix products get the lower dtype, conditional if one of them does."""
+    """Holds if convolutions and matrix products run in the lower dtype, conditional if one of them does."""
     lower = values["autocast to"]
     found = [values[f"dtype of {kind}"] for kind in ("convolution", "matrix product")]
-    sentence = (
-        f"Under autocast to {lower}, the kernel of a convolution gets {found[0]}, of a matrix product {found[1]}."
-    )
+    sentence = f"Under autocast to {lower}, a convolution runs in {found[0]}, a matrix product in {found[1]}."
     return Verdict({2: HOLDS, 1: CONDITIONAL, 0: FAILS}[found.count(lower)], sentence)
 
 
 def judge_float32(values: Values) -> Verdict:
-    """Holds if loss, softmax and batch norm get FP32, conditional if some of them do."""
+    """Holds if loss, softmax and batch norm run in FP32, conditional if some of them do."""
     kinds = ("loss", "softmax", "batch norm", "layer norm")
     found = {kind: values[f"dtype of {kind}"] for kind in kinds}
     sentence = (
-        f"Under autocast to {values['autocast to']}, the loss gets {found['loss']}, softmax {found['softmax']}, batch "
-        f"norm {found['batch norm']} and layer norm {found['layer norm']}."
+        f"Under autocast to {values['autocast to']}, the loss runs in {found['loss']}, softmax in {found['softmax']}, "
+        f"batch norm in {found['batch norm']} and layer norm in {found['layer norm']}."
     )
     wide = [found[kind] for kind in kinds[:3]].count("float32")
     return Verdict(HOLDS if wide == 3 else CONDITIONAL if wide else FAILS, sentence)

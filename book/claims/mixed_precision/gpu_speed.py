@@ -6,7 +6,7 @@ import torch
 
 from book.claims.claim import CONDITIONAL, FAILS, HOLDS, Claim, Values, Verdict
 from book.claims.mixed_precision.precisions import BF16, FP16, FP32, TF32, Shape, mlp, training_step
-from book.claims.on_device import float32_products, random_tensor, ratio, seconds_of_each
+from book.claims.on_device import float32_products, random_tensor, ratio, release, seconds_of_each
 from book.claims.wording import median, number
 
 PRECISIONS = (FP32, TF32, FP16, BF16)
@@ -73,10 +73,13 @@ def time_steps(device: str, widths: list[int], batch: int, shape: Shape, rounds:
         works.append((partial(mlp, width, 4, device), data))
     works.append((partial(shape.model, device), shape.batch_of(shape.batch, device, seed)))
     for make, data in works:
+        release(device)
         steps = {precision.name: training_step(make(), data, precision) for precision in PRECISIONS}
         times = seconds_of_each(steps, device, rounds)
         for name, found in faster.items():
             found.append(ratio(times, FP32.name, name))
+        # Else the next networks are built beside these and their optimizers' states.
+        del steps
     return {
         "widths": widths,
         "rows in a batch": batch,

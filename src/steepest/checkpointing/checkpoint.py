@@ -42,9 +42,9 @@ def checkpoint(
     - A tensor that the function reaches through a closure stays in memory as long as the function does, so pass
       activations as arguments. In-place changes through ``.data``, which autograd cannot see, and changes of a tensor
       that the function closes over but autograd did not save, go unnoticed and make the gradients wrong.
-    - The transforms of `torch.func` refuse saving hooks and raise an error. Inside `torch.compile` the call becomes
-      one of `torch.utils.checkpoint.checkpoint`, which the compiler knows and carries out by itself. It has that
-      function's limits: the debugging backend "eager" doesn't restore the random streams, the others do.
+    - The transforms of `torch.func` and forward-mode differentiation raise an error. Inside `torch.compile` the call
+      becomes one of `torch.utils.checkpoint.checkpoint`, which the compiler knows and carries out by itself. It has
+      that function's limits: the debugging backend "eager" doesn't restore the random streams, the others do.
 
     Args:
         function: any callable. The parameters that it closes over (a module's) get their gradients.
@@ -56,7 +56,7 @@ def checkpoint(
         What the function returns, of whatever type.
 
     Raises:
-        TypeError: `function` isn't callable.
+        TypeError: `function` isn't callable, or `preserve_rng_state` isn't a bool.
         RuntimeError: in the forward pass, CUDA is first used inside the function. In the backward pass, an input or
             a leaf that autograd saved was changed in place since, or the recomputation saved other tensors.
 
@@ -80,6 +80,8 @@ def checkpoint(
     """
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
+    if not isinstance(preserve_rng_state, bool):
+        raise TypeError(f"preserve_rng_state must be True or False, got {type(preserve_rng_state).__name__}")
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
     if torch.compiler.is_compiling():

@@ -32,7 +32,8 @@ class CheckpointFunction(torch.autograd.Function):
 
     - Unless some argument is a tensor that requires a gradient, autograd sees nothing to differentiate: the
       parameters that the function closes over silently get *no gradient*.
-    - Tensors inside lists or dicts aren't seen, and get none either.
+    - Tensors inside lists or dicts aren't seen, and get none either; nor do those that are returned in one.
+    - A parameter changed in place before the backward pass goes unnoticed and makes the gradients wrong.
     - `torch.autograd.grad` and `backward(inputs=...)` raise an error: the inner backward pass adds to the ``.grad``
       of all leaves, which these calls must not touch.
     - ``create_graph=True`` raises an error: the inner backward pass records no graph, so that second derivatives would

@@ -42,7 +42,8 @@ class ForwardState:
         cuda_initialized = torch.cuda.is_initialized()
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         types = {"cpu", *(tensor.device.type for tensor in tensors)}
-        if cuda_initialized:
+        # Whoever uses CUDA first inside the region may do so under autocast.
+        if cuda_initialized or torch.is_autocast_enabled("cuda"):
             types.add("cuda")
         autocasts = tuple(
             {

@@ -196,7 +196,8 @@ def _least_peak(
         if sizes is None:
             impossible = limit
         else:
-            best, peak = sizes, segment_peak(sizes, internal, boundary, workspace)
+            # A sum rounded otherwise than in `_fastest` (from Python 3.12 on) can put the peak above the limit again.
+            best, peak = sizes, min(limit, segment_peak(sizes, internal, boundary, workspace))
     return best
 
 
