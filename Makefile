@@ -78,7 +78,7 @@ lab: release
 mutants: setup
 	python -m tests.mutants
 
-measure: setup
+measure: setup .venv/peers
 	python -m book.claims.measure --stale
 
 # The peers that only benchmarks compare with; see the file for why without dependencies.

@@ -1,6 +1,8 @@
 """What a step of each second-order method costs, beside its peer's and beside a gradient, measured on a GPU."""
 
 import copy
+import importlib.util
+from collections.abc import Callable
 
 import torch
 
@@ -13,6 +15,21 @@ FULL = {"width": 1024, "batch": 1024, "rounds": 10}
 SMALL = {"width": 8, "batch": 4, "rounds": 1}
 ITERATIONS = 10
 METHODS = ("AdaHessian", "L-BFGS", "nonlinear CG", "Newton-CG", "K-FAC")
+PEER = "pytorch_optimizer's AdaHessian"
+
+
+def peer_step(parameters: list[torch.Tensor], loss: Callable[[], torch.Tensor]) -> dict[str, Callable[[], None]]:
+    """A step of another AdaHessian by its name; empty where its package isn't installed (`make measure` does)."""
+    if importlib.util.find_spec("pytorch_optimizer") is None:
+        return {}
+    optimizer = importlib.import_module("pytorch_optimizer").AdaHessian(parameters, lr=1e-6)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward(create_graph=True)
+        optimizer.step()
+
+    return {PEER: step}
 
 
 def time_steps(device: str, width: int, batch: int, rounds: int, seed: int) -> Values:
@@ -89,6 +106,7 @@ def time_steps(device: str, width: int, batch: int, rounds: int, seed: int) -> V
         "Hessian-vector product": lambda: hessian_vector_product(flat_loss, flat, flat),
         "Adam": lambda: (gradient(), adam.step()),
         "AdaHessian": lambda: adahessian.step(loss),
+        **peer_step(parameters, loss),
         "L-BFGS": lambda: minimise("L-BFGS", LBFGS),
         "torch's L-BFGS": lambda: minimise("torch's L-BFGS", torch.optim.LBFGS, line_search_fn="strong_wolfe"),
         "nonlinear CG": lambda: minimise("nonlinear CG", NonlinearCG),
@@ -119,9 +137,11 @@ def judge_steps(values: Values) -> Verdict:
     costs = {name: values[f"gradients a step of {name} takes"] for name in METHODS}
     product = values["gradients a step of Hessian-vector product takes"]
     peer = values["gradients a step of torch's L-BFGS takes"]
+    other = f"gradients a step of {PEER} takes"
+    beside = f"{PEER} {number(values[other])}, Adam" if other in values else "Adam"
     sentence = (
         f"In units of one gradient of {values['parameters D']:,} parameters at batch {values['batch']:,}: a "
-        f"Hessian-vector product takes {number(product)}, a step of AdaHessian {number(costs['AdaHessian'])} (of Adam "
+        f"Hessian-vector product takes {number(product)}, a step of AdaHessian {number(costs['AdaHessian'])} ({beside} "
         f"{number(values['gradients a step of Adam takes'])}), of K-FAC {number(costs['K-FAC'])}; an evaluation of "
         f"L-BFGS {number(costs['L-BFGS'])} (torch's {number(peer)}), of nonlinear CG {number(costs['nonlinear CG'])}, "
         f"an evaluation or product of Newton-CG {number(costs['Newton-CG'])}."
