@@ -1,6 +1,8 @@
 """accumulate_gradients gives the gradient of the whole batch, and the counterexamples don't."""
 
 import contextlib
+import os
+import sys
 
 import pytest
 import torch
@@ -170,6 +172,8 @@ def test_gradients_are_exchanged_with_the_last_micro_batch_only(micro_batches):
 
 def _train_on_rank(rank, folder):
     """One of two ranks, with 3 and 5 samples in micro-batches of at most 2; saves its gradients."""
+    # Not every machine can resolve its own name.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
     x, y = data(8)
