@@ -173,6 +173,15 @@ def test_half_precision_halves_the_activations_only(small_values):
     assert values["bytes of activations, FP16"] < values["bytes of activations, FP32"]
 
 
+def test_peers_that_are_not_installed_are_named_and_not_measured(monkeypatch):
+    monkeypatch.setattr("book.claims.second_order.peers.installed", lambda package: package == "torch")
+    claim = CLAIMS["second_order.2.6"]
+    values = checked_values(claim.id, claim.small(0))
+    assert len(values["peers that are not installed"]) == 4
+    assert [name for name in values if name.startswith("time over")] == ["time over torch's L-BFGS"]
+    assert claim.verdict(values).sentence.endswith("of torch's L-BFGS.")
+
+
 @pytest.mark.gpu
 def test_the_suite_stays_within_eight_minutes():
     results = read_results("cuda")

@@ -1509,4 +1509,18 @@ MUTANTS = [
         "alpha = step_size",
         NONLINEAR_CG,
     ),
+    Mutant(
+        "L-BFGS: the pairs are lost where their memory grows",
+        "steepest/second_order/pair_history.py",
+        "torch.cat([pairs, pairs.new_zeros(rows - len(pairs), pairs.shape[1])])",
+        "pairs.new_zeros(rows, pairs.shape[1])",
+        LBFGS_DIRECTION,
+    ),
+    Mutant(
+        "L-BFGS: memory for the largest history from the start",
+        "steepest/second_order/pair_history.py",
+        "min(capacity, FIRST_ROWS)",
+        "capacity",
+        LBFGS_DIRECTION,
+    ),
 ]

@@ -87,7 +87,7 @@ def test_full_memory_and_exact_search_on_a_quadratic_give_conjugate_gradients():
         numpy.testing.assert_allclose(point.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 5, 7])
+@pytest.mark.parametrize("capacity", [1, 2, 5, 7, 8, 9, 17, 30])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.float64, 1e-11)])
 def test_ring_agrees_with_the_dense_product_of_its_newest_pairs(capacity, dtype, tolerance):
     # Nineteen pairs wrap every ring at least twice.
@@ -130,7 +130,17 @@ def test_a_cleared_ring_forgets_its_pairs():
         assert torch.equal(history.direction(pair[1]), fresh.direction(pair[1]))
 
 
-def test_the_ring_allocates_once():
+def test_memory_grows_with_the_pairs_up_to_the_capacity():
+    history = PairHistory(50, torch.zeros(5))
+    rows = []
+    for s, y in zip(*random_pairs(60, 5, 0), strict=True):
+        history.push(1.0, torch.from_numpy(s).float(), torch.from_numpy(y).float(), torch.zeros(5))
+        rows.append(len(history.steps))
+        assert history.steps.shape == history.gradient_changes.shape == (rows[-1], 5)
+    assert rows == [8] * 8 + [16] * 8 + [32] * 16 + [50] * 28
+
+
+def test_a_small_ring_allocates_once():
     history = PairHistory(3, torch.zeros(5))
     addresses = [getattr(history, name).data_ptr() for name in PairHistory.TENSORS]
     steps, changes = random_pairs(8, 5, 0)

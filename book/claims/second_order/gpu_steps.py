@@ -1,124 +1,176 @@
 """What a step of each second-order method costs, beside its peer's and beside a gradient, measured on a GPU."""
 
 import copy
-import importlib.util
 from collections.abc import Callable
 
 import torch
 
 from book.claims.claim import CONDITIONAL, FAILS, HOLDS, Claim, Values, Verdict
 from book.claims.on_device import random_tensor, ratio, seconds_of_each
+from book.claims.second_order import peers
 from book.claims.wording import number
 from steepest.second_order import KFAC, LBFGS, AdaHessian, NonlinearCG, hessian_vector_product, newton_cg
 
 FULL = {"width": 1024, "batch": 1024, "rounds": 10}
 SMALL = {"width": 8, "batch": 4, "rounds": 1}
 ITERATIONS = 10
+NEWTON_ITERATIONS = 2
+DAMPING = 1e-2
 METHODS = ("AdaHessian", "L-BFGS", "nonlinear CG", "Newton-CG", "K-FAC")
-PEER = "pytorch_optimizer's AdaHessian"
+# The contender that a peer does the same as, the peer, and the package that has it.
+PEERS = (
+    ("L-BFGS", "torch's L-BFGS", "torch"),
+    ("AdaHessian", "pytorch_optimizer's AdaHessian", "pytorch_optimizer"),
+    ("exact K-FAC", "curvlinops' exact K-FAC", "curvlinops"),
+    ("nonlinear CG", "torchmin's nonlinear CG", "torchmin"),
+    ("Newton-CG", "torchmin's Newton-CG", "torchmin"),
+)
 
 
-def peer_step(parameters: list[torch.Tensor], loss: Callable[[], torch.Tensor]) -> dict[str, Callable[[], None]]:
-    """A step of another AdaHessian by its name; empty where its package isn't installed (`make measure` does)."""
-    if importlib.util.find_spec("pytorch_optimizer") is None:
-        return {}
-    optimizer = importlib.import_module("pytorch_optimizer").AdaHessian(parameters, lr=1e-6)
+class Problem:
+    """A network of three layers at its start with a batch, as a closure and as a function of a vector (D,).
 
-    def step() -> None:
-        optimizer.zero_grad()
-        loss().backward(create_graph=True)
-        optimizer.step()
+    `calls` counts losses evaluated.
+    """
 
-    return {PEER: step}
+    def __init__(self, device: str, width: int, batch: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        layers = [torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, width), torch.nn.Tanh()]
+        self.model = torch.nn.Sequential(*layers, torch.nn.Linear(width, 10)).to(device)
+        self.inputs = random_tensor(batch, width, device=device, seed=seed)
+        self.labels = torch.arange(batch, device=device) % 10
+        self.parameters = list(self.model.parameters())
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
+        self.flat = torch.cat([parameter.reshape(-1) for parameter in self.start])
+        self.shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
+        self.calls = 0
+
+    def loss(self) -> torch.Tensor:
+        """The mean cross-entropy."""
+        self.calls += 1
+        return torch.nn.functional.cross_entropy(self.model(self.inputs), self.labels)
+
+    def gradient(self) -> torch.Tensor:
+        """The loss, with gradients in `.grad`."""
+        self.model.zero_grad()
+        value = self.loss()
+        value.backward()
+        return value
+
+    def flat_loss(self, point: torch.Tensor) -> torch.Tensor:
+        """The loss at parameters (D,)."""
+        self.calls += 1
+        parts = point.split([shape.numel() for shape in self.shapes.values()])
+        state = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        outputs = torch.func.functional_call(self.model, state, (self.inputs,))
+        return torch.nn.functional.cross_entropy(outputs, self.labels)
+
+    def counted(self, work: Callable[[], object]) -> int:
+        """Run some work from the start and return how many losses it evaluated."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.start)
+        self.calls = 0
+        work()
+        return self.calls
 
 
-def time_steps(device: str, width: int, batch: int, rounds: int, seed: int) -> Values:
-    """Times over that of one gradient of a network of three layers, at its start; and the width of its largest tensor.
+def kfac_steps(problem: Problem, steps: int, **options: object) -> Callable[[], int]:
+    """Steps of K-FAC, on a copy of the model, because its hooks would slow the other contenders."""
+    model = copy.deepcopy(problem.model)
+    optimizer = KFAC(model.parameters(), model, lr=1e-6, damping=DAMPING, **options)
+
+    def work() -> int:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            outputs = model(problem.inputs)
+            optimizer.update_factors(outputs)
+            torch.nn.functional.cross_entropy(outputs, problem.labels).backward()
+            optimizer.step()
+        return steps
+
+    return work
+
+
+def own_contenders(problem: Problem) -> dict[str, Callable[[], int]]:
+    """A gradient and our methods; each returns the steps, or evaluations, that the call took.
 
     L-BFGS and nonlinear CG are counted by evaluation, since a step has as many as its line searches need, Newton-CG by
     evaluations and Hessian-vector products. K-FAC takes ten steps at a time, in which it inverts its factors once.
     """
-    torch.manual_seed(seed)
-    layers = [torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, width), torch.nn.Tanh()]
-    model = torch.nn.Sequential(*layers, torch.nn.Linear(width, 10)).to(device)
-    inputs = random_tensor(batch, width, device=device, seed=seed)
-    labels = torch.arange(batch, device=device) % 10
-    start = [parameter.detach().clone() for parameter in model.parameters()]
-    parameters = list(model.parameters())
+    adahessian = AdaHessian(problem.parameters, lr=1e-6)
+    adam = torch.optim.Adam(problem.parameters, lr=1e-6)
 
-    def loss() -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(model(inputs), labels)
+    def minimise(kind: type[torch.optim.Optimizer], **options: object) -> Callable[[], int]:
+        return lambda: problem.counted(
+            lambda: kind(problem.parameters, max_iter=ITERATIONS, **options).step(problem.gradient)
+        )
 
-    def gradient() -> torch.Tensor:
-        model.zero_grad()
-        value = loss()
-        value.backward()
-        return value
+    def newton() -> int:
+        found = newton_cg(problem.flat_loss, problem.flat, maxiter=NEWTON_ITERATIONS, cg_maxiter=ITERATIONS)
+        return found.gradient_evaluations + found.hessian_vector_products
 
-    def again() -> None:
-        with torch.no_grad():
-            torch._foreach_copy_(parameters, start)
+    def one(work: Callable[[], object]) -> Callable[[], int]:
+        return lambda: (work(), 1)[1]
 
-    flat = torch.cat([parameter.reshape(-1) for parameter in start])
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-
-    def flat_loss(point: torch.Tensor) -> torch.Tensor:
-        parts = point.split([shape.numel() for shape in shapes.values()])
-        state = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-        return torch.nn.functional.cross_entropy(torch.func.functional_call(model, state, (inputs,)), labels)
-
-    # Gradients, or steps of K-FAC, in one call of a contender; 1 if it isn't here.
-    evaluations = {}
-
-    def minimise(name: str, kind: type[torch.optim.Optimizer], **options) -> None:
-        again()
-        count = 0
-
-        def closure() -> torch.Tensor:
-            nonlocal count
-            count += 1
-            return gradient()
-
-        kind(parameters, max_iter=ITERATIONS, **options).step(closure)
-        evaluations[name] = count
-
-    def minimise_by_products() -> None:
-        found = newton_cg(flat_loss, flat, maxiter=2, cg_maxiter=ITERATIONS)
-        evaluations["Newton-CG"] = found.gradient_evaluations + found.hessian_vector_products
-
-    adahessian = AdaHessian(parameters, lr=1e-6)
-    adam = torch.optim.Adam(parameters, lr=1e-6)
-    # A copy, because K-FAC's hooks would slow the other contenders.
-    hooked = copy.deepcopy(model)
-    kfac = KFAC(hooked.parameters(), hooked, lr=1e-6, inverse_interval=ITERATIONS)
-
-    def kfac_steps() -> None:
-        for _ in range(ITERATIONS):
-            kfac.zero_grad()
-            outputs = hooked(inputs)
-            kfac.update_factors(outputs)
-            torch.nn.functional.cross_entropy(outputs, labels).backward()
-            kfac.step()
-        evaluations["K-FAC"] = ITERATIONS
-
-    contenders = {
-        "gradient": gradient,
-        "Hessian-vector product": lambda: hessian_vector_product(flat_loss, flat, flat),
-        "Adam": lambda: (gradient(), adam.step()),
-        "AdaHessian": lambda: adahessian.step(loss),
-        **peer_step(parameters, loss),
-        "L-BFGS": lambda: minimise("L-BFGS", LBFGS),
-        "torch's L-BFGS": lambda: minimise("torch's L-BFGS", torch.optim.LBFGS, line_search_fn="strong_wolfe"),
-        "nonlinear CG": lambda: minimise("nonlinear CG", NonlinearCG),
-        "Newton-CG": minimise_by_products,
-        "K-FAC": kfac_steps,
-    }
-    times = seconds_of_each(contenders, device, rounds)
-    in_gradients = {name: ratio(times, name, "gradient") / evaluations.get(name, 1) for name in contenders}
     return {
-        "parameters D": flat.numel(),
+        "gradient": one(problem.gradient),
+        "Hessian-vector product": one(lambda: hessian_vector_product(problem.flat_loss, problem.flat, problem.flat)),
+        "Adam": one(lambda: (problem.gradient(), adam.step())),
+        "AdaHessian": one(lambda: adahessian.step(problem.loss)),
+        "L-BFGS": minimise(LBFGS),
+        "torch's L-BFGS": minimise(torch.optim.LBFGS, line_search_fn="strong_wolfe"),
+        "nonlinear CG": minimise(NonlinearCG),
+        "Newton-CG": newton,
+        "K-FAC": kfac_steps(problem, ITERATIONS, inverse_interval=ITERATIONS),
+    }
+
+
+def peer_contenders(problem: Problem) -> dict[str, Callable[[], int]]:
+    """The peers of the packages that are installed; each returns what its own counterpart counts, or 1.
+
+    torchmin doesn't tell its Hessian-vector products, so that its Newton-CG counts as one, of as many iterations.
+    """
+    found: dict[str, Callable[[], int]] = {}
+    if peers.installed("pytorch_optimizer"):
+        adahessian = peers.adahessian_step(problem.parameters, problem.loss)
+        found["pytorch_optimizer's AdaHessian"] = lambda: (adahessian(), 1)[1]
+    if peers.installed("curvlinops"):
+        kfac = peers.kfac_step(copy.deepcopy(problem.model), problem.inputs, problem.labels, DAMPING)
+        found["exact K-FAC"] = kfac_steps(problem, 1, samples=None, decay=0.0)
+        found["curvlinops' exact K-FAC"] = lambda: (kfac(), 1)[1]
+    if peers.installed("torchmin"):
+        cg = peers.minimisation("cg", problem.flat_loss, problem.flat, ITERATIONS)
+        newton = peers.minimisation(
+            "newton-cg", problem.flat_loss, problem.flat, NEWTON_ITERATIONS, cg_max_iter=ITERATIONS
+        )
+        found["torchmin's nonlinear CG"] = lambda: problem.counted(cg)
+        found["torchmin's Newton-CG"] = lambda: (newton(), 1)[1]
+    return found
+
+
+def time_steps(device: str, width: int, batch: int, rounds: int, seed: int) -> Values:
+    """Times over that of one gradient, and our times over those of the peers that are installed."""
+    problem = Problem(device, width, batch, seed)
+    contenders = {**own_contenders(problem), **peer_contenders(problem)}
+    counts: dict[str, int] = {}
+
+    def counting(name: str) -> Callable[[], None]:
+        return lambda: counts.__setitem__(name, contenders[name]())
+
+    times = seconds_of_each({name: counting(name) for name in contenders}, device, rounds)
+    each = {name: ratio(times, name, "gradient") / counts[name] for name in contenders}
+    shown = ("Hessian-vector product", "Adam", *METHODS)
+    beside = {}
+    for own, peer, _ in PEERS:
+        if peer in contenders:
+            whole = peer == "torchmin's Newton-CG"
+            beside[f"time over {peer}"] = ratio(times, own, peer) if whole else each[own] / each[peer]
+    return {
+        "parameters D": problem.flat.numel(),
         "batch": batch,
-        **{f"gradients a step of {name} takes": cost for name, cost in in_gradients.items() if name != "gradient"},
+        **{f"gradients a step of {name} takes": each[name] for name in shown},
+        **beside,
+        "peers that are not installed": [peer for _, peer, package in PEERS if not peers.installed(package)],
     }
 
 
@@ -136,15 +188,15 @@ def judge_steps(values: Values) -> Verdict:
     """Holds if no method takes more than five gradients a step or an evaluation, conditional if most don't."""
     costs = {name: values[f"gradients a step of {name} takes"] for name in METHODS}
     product = values["gradients a step of Hessian-vector product takes"]
-    peer = values["gradients a step of torch's L-BFGS takes"]
-    other = f"gradients a step of {PEER} takes"
-    beside = f"{PEER} {number(values[other])}, Adam" if other in values else "Adam"
+    beside = [
+        f"{number(values[f'time over {peer}'])} of {peer}" for _, peer, _ in PEERS if f"time over {peer}" in values
+    ]
     sentence = (
         f"In units of one gradient of {values['parameters D']:,} parameters at batch {values['batch']:,}: a "
-        f"Hessian-vector product takes {number(product)}, a step of AdaHessian {number(costs['AdaHessian'])} ({beside} "
+        f"Hessian-vector product takes {number(product)}, a step of AdaHessian {number(costs['AdaHessian'])} (Adam "
         f"{number(values['gradients a step of Adam takes'])}), of K-FAC {number(costs['K-FAC'])}; an evaluation of "
-        f"L-BFGS {number(costs['L-BFGS'])} (torch's {number(peer)}), of nonlinear CG {number(costs['nonlinear CG'])}, "
-        f"an evaluation or product of Newton-CG {number(costs['Newton-CG'])}."
+        f"L-BFGS {number(costs['L-BFGS'])}, of nonlinear CG {number(costs['nonlinear CG'])}, an evaluation or product "
+        f"of Newton-CG {number(costs['Newton-CG'])}. Our times are {', '.join(beside)}."
     )
     cheap = [cost <= 5 for cost in costs.values()]
     return Verdict(HOLDS if all(cheap) else CONDITIONAL if sum(cheap) >= 3 else FAILS, sentence)

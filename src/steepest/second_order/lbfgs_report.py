@@ -30,7 +30,7 @@ class LBFGSReport:
         line_search_failures: searches that ended without a strong Wolfe point, cut short included.
         nonfinite_losses: evaluations whose loss or gradient wasn't finite.
         history_resets: times that the pairs were dropped, as no step along their direction was lower.
-        history_bytes: memory of the pairs, allocated by the first call of `step`.
+        history_bytes: memory of the pairs; it grows with them up to 2 `history_size` D numbers and a small matrix.
         reason: why the last call of `step` ended, one of this module's constants.
     """
 

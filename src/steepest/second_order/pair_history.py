@@ -6,8 +6,8 @@ Math. Prog. 63 (1994), theorem 2.2.
 
 | paper                               | here               | shape  |
 |-------------------------------------|--------------------|--------|
-| S = [s_0 ... s_{m-1}], transposed   | `steps`            | (m, D) |
-| Y = [y_0 ... y_{m-1}], transposed   | `gradient_changes` | (m, D) |
+| S = [s_0 ... s_{m-1}], transposed   | `steps`            | (up to m, D) |
+| Y = [y_0 ... y_{m-1}], transposed   | `gradient_changes` | (up to m, D) |
 | R_ij = s_i^T y_j for i <= j, else 0 | its inverse, `inverse_products` | (m, m) |
 | ρ_i = 1 / s_i^T y_i, D = diag(1/ρ_i) | diagonal of R^-1, `_inverse_curvatures` | (m,) |
 | γ                                   | `scale`            | ()     |
@@ -23,11 +23,15 @@ sorting.
 
 import torch
 
+# Pairs that there is room for at first.
+FIRST_ROWS = 8
+
 
 class PairHistory:
     """The newest pairs (s, y) with s^T y > 0, and the direction -H g from them.
 
-    All memory is allocated at the start: (2 D + m) m + 1 numbers. Nothing here waits for the device.
+    Memory grows with the pairs, by doubling, to (2 D + m) m + 1 numbers: a large m costs nothing in a short run.
+    Nothing here waits for the device.
 
     Args:
         capacity: m, the number of pairs to keep.
@@ -38,8 +42,8 @@ class PairHistory:
     NUMBERS = ("count", "next_row")
 
     def __init__(self, capacity: int, like: torch.Tensor) -> None:
-        self.steps = like.new_zeros(capacity, like.numel())
-        self.gradient_changes = like.new_zeros(capacity, like.numel())
+        self.steps = like.new_zeros(min(capacity, FIRST_ROWS), like.numel())
+        self.gradient_changes = torch.zeros_like(self.steps)
         self.inverse_products = like.new_zeros(capacity, capacity)
         self.scale = like.new_ones(())
         self.clear()
@@ -62,9 +66,11 @@ class PairHistory:
 
         The caller answers for s^T y > 0; it knows the slopes at both ends without another transfer.
         """
-        row = self.next_row
-        self.next_row = (row + 1) % len(self.steps)
-        if self.count < len(self.steps):
+        row, capacity = self.next_row, len(self.inverse_products)
+        self.next_row = (row + 1) % capacity
+        if row == len(self.steps):
+            self._grow(min(2 * row, capacity))
+        if self.count < capacity:
             self.count += 1
             self._select_rows()
         torch.mul(direction, step_size, out=self.steps[row])
@@ -100,6 +106,12 @@ class PairHistory:
             setattr(history, name, state[name])
         history._select_rows()
         return history
+
+    def _grow(self, rows: int) -> None:
+        """Make room for more pairs, behind those there are."""
+        for name in ("steps", "gradient_changes"):
+            pairs = getattr(self, name)
+            setattr(self, name, torch.cat([pairs, pairs.new_zeros(rows - len(pairs), pairs.shape[1])]))
 
     def _select_rows(self) -> None:
         """Make the views of the rows in use; kept between pushes because making them costs like a product."""
