@@ -12,13 +12,13 @@ from book.claims.wording import decimal_bytes, number
 
 
 def measure_memory(seed: int) -> Values:
-    """Bytes of the state of L-BFGS over D and over m, and of BFGS over D, in float64."""
+    """Bytes of the state of L-BFGS, full of pairs, over D and over m, and of BFGS over D, in float64."""
     generator = torch.Generator().manual_seed(seed)
     sizes, memories = [100, 300, 1000, 3000], [1, 2, 5, 10, 20]
 
     def limited(size: int, memory: int) -> int:
         start = torch.randn(size, generator=generator, dtype=torch.float64)
-        return state_bytes(run_lbfgs(rosenbrock, start, 5, memory)[1])
+        return state_bytes(run_lbfgs(rosenbrock, start, 3 * memory, memory)[1])
 
     over_size = [limited(size, 10) for size in sizes]
     over_memory = [limited(3000, memory) for memory in memories]
