@@ -51,6 +51,11 @@ class Mutant:
         return text.replace(self.before, self.after)
 
 
+def mutants_in(module: str, tests: tuple[str, ...], *changes: tuple[str, str, str]) -> list[Mutant]:
+    """Return mutants of one module that the same tests should notice, from (misconception, before, after)."""
+    return [Mutant(misconception, module, before, after, tests) for misconception, before, after in changes]
+
+
 def mutants_of(topic: str) -> list[Mutant]:
     """Return the mutants of a topic."""
     return importlib.import_module(f"tests.{topic}.mutants").MUTANTS
