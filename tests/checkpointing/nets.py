@@ -33,12 +33,12 @@ def convolution():
 NETS = {net.__name__: net for net in (mlp, dropout, in_place, batch_norm, transformer, convolution)}
 
 
-def build(name, seed=0):
+def build(name, seed=0, device="cpu"):
     """The net with parameters drawn under a seed, and an input of the right shape that requires a gradient."""
     torch.manual_seed(seed)
     net = NETS[name]()
     shape = (4, 5, 6) if name == "transformer" else (4, 6)
-    return net, torch.randn(shape, requires_grad=True)
+    return net.to(device), torch.randn(shape).to(device).requires_grad_()
 
 
 def gradients(run, net, x, seed=1):
@@ -51,6 +51,16 @@ def gradients(run, net, x, seed=1):
     torch.rand(3)
     (output**2).sum().backward()
     return [output.detach().clone(), x.grad, *(p.grad.clone() for p in net.parameters()), torch.get_rng_state()]
+
+
+def under_autocast(run, device_type="cpu", **options):
+    """The function, run under autocast."""
+
+    def forward(x):
+        with torch.autocast(device_type, **options):
+            return run(x)
+
+    return forward
 
 
 def assert_same_bits(one, other):

@@ -9,7 +9,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from steepest.checkpointing import CheckpointFunction, LiveMemory, checkpoint
-from tests.checkpointing.nets import NETS, Counted, assert_same_bits, build, gradients, saved_bytes
+from tests.checkpointing.nets import NETS, Counted, assert_same_bits, build, gradients, saved_bytes, under_autocast
 from tests.host_reads import host_reads
 
 
@@ -45,16 +45,15 @@ def test_autocast_and_a_generator_argument_are_restored():
         dtypes.append((net(x).dtype, torch.is_autocast_cache_enabled()))
         return y
 
-    def under_autocast(call):
+    def step(call):
         def forward(x):
-            with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
-                return call(region, x, torch.Generator().manual_seed(2))
+            return call(region, x, torch.Generator().manual_seed(2))
 
-        return forward
+        return gradients(under_autocast(forward, dtype=torch.bfloat16, cache_enabled=False), net, x)
 
-    expected = gradients(under_autocast(lambda region, *args: region(*args)), net, x)
+    expected = step(lambda region, *args: region(*args))
     dtypes.clear()
-    assert_same_bits(gradients(under_autocast(run), net, x), expected)
+    assert_same_bits(step(run), expected)
     assert dtypes == [(torch.bfloat16, False)] * 2
 
 
@@ -318,8 +317,7 @@ def test_first_use_of_cuda_inside_the_function_is_an_error():
 def test_on_cuda_gradients_and_random_states_are_the_same_to_the_bit(name, monkeypatch):
     # Else a convolution's backward pass may add in any order.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    net, x = build(name)
-    net, x = net.cuda(), x.detach().cuda().requires_grad_()
+    net, x = build(name, device="cuda")
 
     def step(call):
         return [*gradients(call, net, x), torch.cuda.get_rng_state()]

@@ -45,6 +45,20 @@ def with_biases(model, value):
     return model
 
 
+def with_gradients(*gradients, dtype=torch.float32):
+    """Return a module whose parameters p0, p1, ... have the given gradients, and weights 1, 2, 3, ..."""
+    model = nn.Module()
+    for i, gradient in enumerate(gradients):
+        if gradient is None:
+            model.register_parameter(f"p{i}", nn.Parameter(torch.ones(2, dtype=dtype)))
+            continue
+        gradient = torch.as_tensor(gradient, dtype=dtype)
+        weight = torch.arange(1, gradient.numel() + 1).reshape(gradient.shape).to(dtype)
+        model.register_parameter(f"p{i}", nn.Parameter(weight))
+        model.get_parameter(f"p{i}").grad = gradient
+    return model
+
+
 class Encoder(nn.Module):
     """A transformer of two layers that tags each token."""
 

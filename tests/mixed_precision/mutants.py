@@ -2,7 +2,7 @@
 
 from tests.mutants import Mutant
 
-FORMAT = ("tests/mixed_precision/test_float_format.py",)
+FORMAT = ("tests/mixed_precision/test_float_format_rounding.py", "tests/mixed_precision/test_float_format.py")
 SCALER = ("tests/mixed_precision/test_loss_scaler.py",)
 MASTERS = ("tests/mixed_precision/test_master_weights.py",)
 STEP = ("tests/mixed_precision/test_train_step.py",)

@@ -9,67 +9,29 @@ import scipy.optimize
 import torch
 
 from steepest.second_order import LBFGS, lbfgs_direction
-
-
-def extended_rosenbrock(x):
-    return (100 * (x[1::2] - x[0::2] ** 2) ** 2 + (1 - x[0::2]) ** 2).sum()
-
-
-def chained_rosenbrock(x):
-    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-
-
-def logistic_regression(x):
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(200, len(x), dtype=torch.float64, generator=generator)
-    uniforms = torch.rand(200, dtype=torch.float64, generator=generator)
-    signs = torch.where(uniforms < torch.sigmoid(features[:, 0]), 1.0, -1.0)
-    margins = signs.to(x) * (features.to(x) @ x)
-    return torch.nn.functional.softplus(-margins).mean() + 0.01 * x.square().sum()
-
-
-ROSENBROCK_START = torch.tensor([-1.2, 1.0] * 10, dtype=torch.float64)
-PROBLEMS = {
-    "extended Rosenbrock": (extended_rosenbrock, ROSENBROCK_START),
-    "chained Rosenbrock": (chained_rosenbrock, ROSENBROCK_START),
-    "logistic regression": (logistic_regression, torch.zeros(20, dtype=torch.float64)),
-}
-
-
-def closure_for(optimizer, fn, parameters, trace=None):
-    """Return a closure of fn over the concatenated parameters that also notes the losses."""
-
-    def closure():
-        optimizer.zero_grad()
-        loss = fn(torch.cat([parameter.reshape(-1) for parameter in parameters]))
-        loss.backward()
-        if trace is not None:
-            trace.append(loss.item())
-        return loss
-
-    return closure
+from tests.second_order.problems import (
+    PROBLEMS,
+    ROSENBROCK_START,
+    chained_rosenbrock,
+    closure_for,
+    extended_rosenbrock,
+    minimised,
+    parameters_of_any_shape_and_stride,
+    value_and_gradient_of,
+)
 
 
 def minimise(fn, start, kind=LBFGS, **options):
-    """Return the final point, the optimizer and the losses of all evaluations."""
-    point = start.clone().requires_grad_()
-    optimizer = kind([point], **{"max_iter": 2000, "tolerance_change": 0, "line_search_fn": "strong_wolfe", **options})
-    trace = []
-    optimizer.step(closure_for(optimizer, fn, [point], trace))
-    return point.detach(), optimizer, trace
+    return minimised(kind, fn, start, **{"line_search_fn": "strong_wolfe", **options})
 
 
 @pytest.mark.parametrize("history_size", [1, 5, 100])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_reaches_the_minimum_that_scipy_finds(name, history_size):
     fn, start = PROBLEMS[name]
-
-    def value_and_gradient(x):
-        point = torch.from_numpy(x).requires_grad_()
-        loss = fn(point)
-        return loss.item(), torch.autograd.grad(loss, point)[0].numpy()
-
-    oracle = scipy.optimize.minimize(value_and_gradient, start.numpy(), jac=True, method="BFGS", options={"gtol": 1e-9})
+    oracle = scipy.optimize.minimize(
+        value_and_gradient_of(fn), start.numpy(), jac=True, method="BFGS", options={"gtol": 1e-9}
+    )
     point, optimizer, _ = minimise(fn, start, history_size=history_size, tolerance_grad=1e-8)
     numpy.testing.assert_allclose(fn(point).item(), oracle.fun, rtol=1e-9, atol=1e-12)
     if name == "logistic regression":
@@ -144,14 +106,7 @@ def test_several_parameters_of_any_shape_and_stride_equal_one_vector(dtype):
     fn, start = PROBLEMS["logistic regression"]
     start = start.to(dtype) + torch.linspace(-1, 1, 20, dtype=dtype)
     whole, _, whole_trace = minimise(fn, start, max_iter=6)
-    parameters = [
-        start[:6].reshape(2, 3).clone(),
-        start[6:7].reshape(()).clone(),
-        start[7:19].reshape(4, 3).T.contiguous().T,
-        start[19:].clone(),
-    ]
-    assert not parameters[2].is_contiguous()
-    parameters = [parameter.requires_grad_() for parameter in parameters]
+    parameters = parameters_of_any_shape_and_stride(start)
     optimizer = LBFGS(parameters, max_iter=6, tolerance_change=0)
     trace = []
     optimizer.step(closure_for(optimizer, fn, parameters, trace))

@@ -13,18 +13,10 @@ import torch
 from steepest.second_order import newton_cg
 from steepest.second_order.newton_cg import CurvatureGraph
 from tests.host_reads import host_reads
+from tests.second_order.problems import chained_rosenbrock, extended_rosenbrock
 
 # The package exports a function of this name too.
 MODULE = importlib.import_module("steepest.second_order.newton_cg")
-
-
-def chained_rosenbrock(x):
-    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-
-
-def extended_rosenbrock(x):
-    return (100 * (x[1::2] - x[0::2] ** 2) ** 2 + (1 - x[0::2]) ** 2).sum()
-
 
 FEATURES = torch.randn(200, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

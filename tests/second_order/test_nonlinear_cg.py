@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from functools import partial
 
 import numpy
 import pytest
@@ -13,56 +14,19 @@ from hypothesis import strategies as st
 
 from steepest.second_order import NonlinearCG, fletcher_reeves_beta, polak_ribiere_plus_beta
 from tests.host_reads import host_reads
+from tests.second_order.problems import (
+    PROBLEMS,
+    ROSENBROCK_START,
+    chained_rosenbrock,
+    closure_for,
+    extended_rosenbrock,
+    minimised,
+    parameters_of_any_shape_and_stride,
+    value_and_gradient_of,
+)
 
 BETAS = {"fletcher_reeves": fletcher_reeves_beta, "polak_ribiere_plus": polak_ribiere_plus_beta}
-
-
-def chained_rosenbrock(x):
-    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-
-
-def extended_rosenbrock(x):
-    return (100 * (x[1::2] - x[0::2] ** 2) ** 2 + (1 - x[0::2]) ** 2).sum()
-
-
-def logistic_regression(x):
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(200, len(x), dtype=torch.float64, generator=generator)
-    uniforms = torch.rand(200, dtype=torch.float64, generator=generator)
-    signs = torch.where(uniforms < torch.sigmoid(features[:, 0]), 1.0, -1.0)
-    margins = signs.to(x) * (features.to(x) @ x)
-    return torch.nn.functional.softplus(-margins).mean() + 0.01 * x.square().sum()
-
-
-ROSENBROCK_START = torch.tensor([-1.2, 1.0] * 10, dtype=torch.float64)
-PROBLEMS = {
-    "extended Rosenbrock": (extended_rosenbrock, ROSENBROCK_START),
-    "chained Rosenbrock": (chained_rosenbrock, ROSENBROCK_START),
-    "logistic regression": (logistic_regression, torch.zeros(20, dtype=torch.float64)),
-}
-
-
-def closure_for(optimizer, fn, parameters, trace=None):
-    """Return a closure of fn over the concatenated parameters that also notes the losses."""
-
-    def closure():
-        optimizer.zero_grad()
-        loss = fn(torch.cat([parameter.reshape(-1) for parameter in parameters]))
-        loss.backward()
-        if trace is not None:
-            trace.append(loss.item())
-        return loss
-
-    return closure
-
-
-def minimise(fn, start, **options):
-    """Return the final point, the optimizer and the losses of all evaluations."""
-    point = start.clone().requires_grad_()
-    optimizer = NonlinearCG([point], **{"max_iter": 2000, "tolerance_change": 0, **options})
-    trace = []
-    optimizer.step(closure_for(optimizer, fn, [point], trace))
-    return point.detach(), optimizer, trace
+minimise = partial(minimised, NonlinearCG)
 
 
 def iterates(fn, start, steps, **options):
@@ -193,13 +157,9 @@ def test_polak_ribiere_restarts_by_itself_where_fletcher_reeves_jams():
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_reaches_the_minimum_that_scipy_finds(name, beta):
     fn, start = PROBLEMS[name]
-
-    def value_and_gradient(x):
-        point = torch.from_numpy(x).requires_grad_()
-        loss = fn(point)
-        return loss.item(), torch.autograd.grad(loss, point)[0].numpy()
-
-    oracle = scipy.optimize.minimize(value_and_gradient, start.numpy(), jac=True, method="BFGS", options={"gtol": 1e-9})
+    oracle = scipy.optimize.minimize(
+        value_and_gradient_of(fn), start.numpy(), jac=True, method="BFGS", options={"gtol": 1e-9}
+    )
     point, optimizer, trace = minimise(fn, start, beta=beta, tolerance_grad=1e-8)
     numpy.testing.assert_allclose(fn(point).item(), oracle.fun, rtol=1e-9, atol=1e-12)
     assert optimizer.report.reason == "tolerance_grad: largest entry of the gradient"
@@ -209,17 +169,12 @@ def test_reaches_the_minimum_that_scipy_finds(name, beta):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_needs_about_as_many_evaluations_as_scipys_cg(name):
     fn, start = PROBLEMS[name]
-    count = []
-
-    def value_and_gradient(x):
-        point = torch.from_numpy(x).requires_grad_()
-        loss = fn(point)
-        count.append(1)
-        return loss.item(), torch.autograd.grad(loss, point)[0].numpy()
-
-    scipy.optimize.minimize(value_and_gradient, start.numpy(), jac=True, method="CG", options={"gtol": 1e-6})
+    peer_trace = []
+    scipy.optimize.minimize(
+        value_and_gradient_of(fn, peer_trace), start.numpy(), jac=True, method="CG", options={"gtol": 1e-6}
+    )
     _, _, trace = minimise(fn, start, tolerance_grad=1e-6)
-    assert len(trace) <= 1.3 * len(count)
+    assert len(trace) <= 1.3 * len(peer_trace)
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -273,14 +228,7 @@ def test_several_parameters_of_any_shape_and_stride_equal_one_vector(dtype):
     fn, start = PROBLEMS["logistic regression"]
     start = start.to(dtype) + torch.linspace(-1, 1, 20, dtype=dtype)
     whole, _, whole_trace = minimise(fn, start, max_iter=6)
-    parameters = [
-        start[:6].reshape(2, 3).clone(),
-        start[6:7].reshape(()).clone(),
-        start[7:19].reshape(4, 3).T.contiguous().T,
-        start[19:].clone(),
-    ]
-    assert not parameters[2].is_contiguous()
-    parameters = [parameter.requires_grad_() for parameter in parameters]
+    parameters = parameters_of_any_shape_and_stride(start)
     optimizer = NonlinearCG(parameters, max_iter=6, tolerance_change=0)
     trace = []
     optimizer.step(closure_for(optimizer, fn, parameters, trace))
